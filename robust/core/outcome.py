@@ -1,0 +1,130 @@
+"""What a run asked (RunSpec) and what the engine itself measured (one row per sample and attack).
+
+Aggregates are never stored: `robust.reports.summary` derives every figure from these rows.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the outcomes of an attack run; two runs with equal specs agree.
+
+    model       path, kind, sha256, architecture, class names, … of the file that was attacked
+    data        source, split, fingerprint, number of samples, shape, range
+    threat      norm, eps, low, high
+    attacks     one {"name", "label", "params", "access", …} per attack, in cascade order
+    targeted    None, or the rule that chose the targets: next, random, least-likely, a class index
+    every       each attack on every sample (True) or on what survived the former ones (False)
+    curve       the further eps, as multiples of the threat's, at which accuracy is measured too
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    threat: dict[str, Any]
+    attacks: list[dict[str, Any]]
+    batch_size: int
+    limit: int | None = None
+    targeted: str | None = None
+    every: bool = False
+    curve: list[float] = field(default_factory=list)
+    seed: int = 0
+    device: str = "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Self:
+        return cls(**record)
+
+    @property
+    def hash(self) -> str:
+        """Hex digest that a resumed run must share; the model's path may change, its bytes not."""
+        record = self.to_dict()
+        record["model"] = {k: v for k, v in record["model"].items() if k != "path"}
+        text = json.dumps(record, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass
+class AttackRows:
+    """One attack on the samples of one shard that it was given; every array has length k.
+
+    rows            int64, position of the sample within its shard
+    success         bool, measured again on the original model: inside ball and box, goal reached
+    prediction      int64, class predicted for the candidate (success or not)
+    confidence      softmax probability of that class
+    distance        float64, ‖x_adv − x‖ in the threat's norm
+    margin          goal margin of the candidate (> 0: reached)
+    survives_8bit   int64: 1 yes, 0 no, −1 not asked (no success, or no image)
+    forwards, backwards, queries    int64, what the search spent on the sample
+    refused         int64: 0, or why a candidate was thrown out (see REFUSALS)
+    x_adv           float32 (number of successes, …), the successes in the order of `rows`
+    seconds         wall time of the search on this shard (the one figure that is not reproducible)
+    """
+
+    label: str
+    rows: Ints
+    success: Bools
+    prediction: Ints
+    confidence: Floats
+    distance: Floats
+    margin: Floats
+    survives_8bit: Ints
+    forwards: Ints
+    backwards: Ints
+    queries: Ints
+    refused: Ints
+    x_adv: Pixels
+    seconds: float
+
+
+REFUSALS = ("", "not finite", "outside the ball", "outside the box")
+
+
+@dataclass
+class Shard:
+    """One batch of samples, whole: the unit of work, of storage and of determinism.
+
+    ids             int64 (n,), stable position of the sample in its data set
+    labels          int64 (n,)
+    targets         int64 (n,), −1 where untargeted
+    prediction      int64 (n,), on the clean sample; `confidence` its softmax probability
+    margin          (n,), goal margin on the clean sample
+    attackable      bool (n,): predicted correctly, and not of its target class already
+    broken_at       float64 (n,): smallest eps tested at which some attack succeeded; 0 where the
+                    clean sample is misclassified already, inf where none did
+    x               float32 (m, …), the clean samples for which some attack has an x_adv,
+                    `kept` int64 (m,) their positions
+    """
+
+    index: int
+    ids: Ints
+    labels: Ints
+    targets: Ints
+    prediction: Ints
+    confidence: Floats
+    margin: Floats
+    attackable: Bools
+    broken_at: Floats
+    kept: Ints
+    x: Pixels
+    attacks: list[AttackRows] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
