@@ -1,0 +1,217 @@
+"""Auto-PGD: the search that `apgd` and `apgd-t` run, once or once per target class."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from robust.core.goal import Goal
+from robust.core.rng import normal, uniform
+from robust.core.threat import Ball, Threat, sparse_sign
+from robust.core.victim import Loss, Victim
+
+_MOMENTUM = 0.75  # α: the share of the gradient step, the rest repeats the last move
+_L1_REDUCTION, _L1_SMALLEST = 1.5, 10.0
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The iterations at which step sizes are reconsidered (2003.01690, section 3.2).
+
+    p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06), times steps.
+    """
+    places, gap = [0.22], 0.22
+    while places[-1] < 1:
+        gap = max(gap - 0.03, 0.06)
+        places.append(places[-1] + gap)
+    return sorted({max(1, math.ceil(p * steps)) for p in places if p <= 1})
+
+
+def random_start(ball: Ball, rng: Generator) -> Tensor:
+    """The paper's start: a random direction of full length, put into ball ∩ box."""
+    x, threat = ball.x, ball.threat
+    if threat.norm == "linf":
+        draw = 2 * uniform(rng, x) - 1
+        length = draw.flatten(1).abs().amax(1)
+    else:
+        draw = normal(rng, x)
+        length = draw.flatten(1).norm(dim=1)
+    if threat.norm == "l1":  # 2103.01208 projects a Gaussian draw as it is
+        return ball.project(x + draw)
+    return ball.project(x + threat.eps * draw / length.view(-1, *[1] * (x.dim() - 1)))
+
+
+@dataclass
+class _Active:
+    """The samples still searched: one column each, narrowed together.
+
+    best is x_max of the paper, with the gradient and loss there; rises counts the steps that raised
+    the loss since the last checkpoint, when best_loss was mark_loss and the step was `halved` or
+    not; changed and count are the L1 search's non-zero coordinates of best, and how many to move.
+    """
+
+    rows: Tensor
+    now: Tensor
+    before: Tensor
+    gradient: Tensor
+    loss: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_loss: Tensor
+    mark_loss: Tensor
+    step: Tensor
+    rises: Tensor
+    halved: Tensor
+    changed: Tensor
+    count: Tensor
+
+    def __getitem__(self, left: Tensor) -> "_Active":
+        return _Active(*(getattr(self, f.name)[left] for f in dataclasses.fields(self)))
+
+    def observe(self, loss: Tensor) -> None:
+        """Enter the loss at `now`."""
+        self.rises += loss > self.loss
+        self.loss = loss
+        better = loss > self.best_loss
+        self.best[better] = self.now[better]
+        self.best_gradient[better] = self.gradient[better]
+        self.best_loss[better] = loss[better]
+
+    def reconsider(self, enough: float) -> None:
+        """At a checkpoint: halve the step and go on from the best point, where progress was poor.
+
+        Poor: fewer than `enough` steps raised the loss (condition 1), or the step was not halved
+        at the last checkpoint and the best loss has not moved since (condition 2).
+        """
+        poor = (self.rises < enough) | (~self.halved & (self.best_loss <= self.mark_loss))
+        self.step[poor] /= 2
+        self._back_to_best(poor)
+        self.halved, self.mark_loss = poor, self.best_loss.clone()
+        self.rises.zero_()
+
+    def adapt_sparsity(self, changed: Tensor, largest: float) -> None:
+        """L1: where the best point became sparser start anew from it, elsewhere shrink the step."""
+        sparser = changed / self.changed < 0.95
+        smaller = (self.step / _L1_REDUCTION).clamp(min=largest / _L1_SMALLEST)
+        self.step = torch.where(sparser, largest, smaller)
+        self._back_to_best(sparser)
+        self.changed, self.count = changed, changed / _L1_REDUCTION
+
+    def _back_to_best(self, which: Tensor) -> None:
+        self.now[which] = self.best[which]
+        self.gradient[which] = self.best_gradient[which]
+
+
+@dataclass
+class Result:
+    """x_adv (n, …), the loss there (n,), and which samples reached the goal (n,)."""
+
+    x_adv: Tensor
+    loss: Tensor
+    solved: Tensor
+
+    def keep_better(self, rows: Tensor, other: "Result") -> None:
+        """Take from a further run on the samples `rows` what solved, or else has a higher loss."""
+        better = other.solved | (other.loss > self.loss[rows])
+        taken = rows[better]
+        self.x_adv[taken], self.loss[taken] = other.x_adv[better], other.loss[better]
+        self.solved[rows] |= other.solved
+
+
+def search(
+    victim: Victim, goal: Goal, ball: Ball, rng: Generator, *, steps: int, loss: Loss, rho: float
+) -> Result:
+    """One run from a random start. For L1 in three balls, 3 eps, 2 eps and eps (2103.01208, 3.4)."""
+    start = random_start(ball, rng)
+    if ball.threat.norm == "l1":
+        # What the larger balls reach is no success yet: they only find a start for the next.
+        climbing = dataclasses.replace(goal, persist=True)
+        for factor, share in ((3, 0.3), (2, 0.3)):
+            wide = dataclasses.replace(ball.threat, eps=factor * ball.threat.eps).around(ball.x)
+            start = wide.project(start)
+            part = int(share * steps)
+            if part:
+                start = ascend(victim, start, climbing, wide, part, loss, rho).x_adv
+                steps -= part
+        start = ball.project(start)
+    return ascend(victim, start, goal, ball, steps, loss, rho)
+
+
+def ascend(
+    victim: Victim, start: Tensor, goal: Goal, ball: Ball, steps: int, loss: Loss, rho: float
+) -> Result:
+    """`steps` steps of Auto-PGD from `start`: `steps` forward-backwards and one forward more."""
+    n, like = len(start), {"dtype": start.dtype, "device": start.device}
+    sparse = ball.threat.norm == "l1"
+    dimensions = start[0].numel()
+    largest = ball.threat.eps * (1 if sparse else 2)
+    marks = set(checkpoints(steps))
+    period = max(1, int(0.04 * steps))
+    result = Result(
+        start.clone(),
+        torch.full((n,), -math.inf, **like),
+        torch.zeros(n, dtype=torch.bool, device=start.device),
+    )
+    if not steps:
+        return result
+
+    changed = _changed(ball, start)
+    active = _Active(
+        rows=torch.arange(n, device=start.device),
+        now=start.clone(),
+        before=start,
+        gradient=torch.zeros_like(start),
+        loss=torch.full((n,), math.inf, **like),
+        best=start.clone(),
+        best_gradient=torch.zeros_like(start),
+        best_loss=result.loss.clone(),
+        mark_loss=result.loss.clone(),
+        step=torch.full((n,), largest, **like),
+        rises=torch.zeros(n, device=start.device),
+        halved=torch.zeros(n, dtype=torch.bool, device=start.device),
+        changed=changed,
+        count=changed / _L1_REDUCTION,
+    )
+    last_mark = 0
+    for number in range(steps + 1):
+        if number:
+            active.before, active.now = active.now, _move(active, ball, first=number == 1)
+        if number < steps:
+            logits, value, active.gradient = victim.gradient(active.now, loss, goal)
+        else:
+            logits = victim.logits(active.now)
+            value = loss(logits, goal)
+        active.observe(value.to(start.dtype))
+        solved = goal.reached(logits) & (not goal.persist)
+        if bool(solved.any()):
+            gone, left = active.rows[solved], ~solved
+            result.x_adv[gone] = active.now[solved]
+            result.loss[gone], result.solved[gone] = active.loss[solved], True
+            active, victim, goal, ball = active[left], victim[left], goal[left], ball[left]
+            if not len(active.rows):
+                return result
+        if number == 0:
+            active.mark_loss = active.best_loss.clone()
+        elif sparse and number % period == 0:
+            active.adapt_sparsity(_changed(ball, active.best), largest)
+        elif not sparse and number in marks:
+            active.reconsider(rho * (number - last_mark))
+            last_mark = number
+    result.x_adv[active.rows], result.loss[active.rows] = active.best, active.best_loss
+    return result
+
+
+def _move(active: _Active, ball: Ball, *, first: bool) -> Tensor:
+    now, step = active.now, active.step.view(-1, *[1] * (active.now.dim() - 1))
+    if ball.threat.norm == "l1":
+        return ball.project(now + step * sparse_sign(active.gradient, active.count))
+    z = ball.project(now + step * ball.steepest(active.gradient, now))
+    if first:
+        return z
+    return ball.project(now + _MOMENTUM * (z - now) + (1 - _MOMENTUM) * (now - active.before))
+
+
+def _changed(ball: Ball, z: Tensor) -> Tensor:
+    """How many coordinates differ from x: float (n,), at least 1."""
+    return (z != ball.x).flatten(1).sum(1).clamp(min=1).to(z.dtype)

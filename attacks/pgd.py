@@ -1,0 +1,48 @@
+"""PGD: projected gradient ascent from a random start."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Generator, Tensor
+
+from robust.core.attack import Attack
+from robust.core.goal import Goal
+from robust.core.losses import LOSSES
+from robust.core.threat import Ball, Threat
+from robust.core.victim import Victim
+
+from ._loop import climb
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent: steepest ascent on the loss, projected onto ball ∩ box.
+
+    Madry et al., 1706.06083 (L∞, L2); for L1 the step is sparse (SLIDE, Tramèr & Boneh,
+    1904.13000). Departure: a failed search returns its iterate of highest loss, not the last.
+
+    steps           gradient steps, one forward and one backward each
+    step_size       length of a step in the threat's norm, in the units of x; None: 2.5 eps / steps, for L1 10 eps / steps
+    random_start    start at a random point of the ball instead of x
+    """
+
+    paper: ClassVar[str] = "1706.06083"
+    steps: int = 40
+    step_size: float | None = None
+    loss: Literal["ce", "margin", "dlr"] = "ce"
+    random_start: bool = True
+
+    def search(
+        self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
+    ) -> Tensor:
+        size = self.step_size
+        if size is None:
+            rate = 10 if threat.norm == "l1" else 2.5
+            size = threat.eps * min(1.0, rate / max(self.steps, 1))
+
+        def step(now: Tensor, gradient: Tensor, number: int, rows: Tensor, ball: Ball) -> Tensor:
+            return ball.project(now + size * ball.steepest(gradient, now))
+
+        ball = threat.around(x)
+        start = ball.random(rng) if self.random_start else x
+        return climb(victim, start, goal, ball, steps=self.steps, loss=LOSSES[self.loss], step=step)

@@ -1,0 +1,94 @@
+"""The base of every attack: what turns a `search` into something that a user can call."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from .errors import RobustError
+from .goal import Goal
+from .rng import generator
+from .threat import NORMS, Threat
+from .victim import Access, Model, Victim
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """One way to look for an adversarial example. Subclasses are frozen dataclasses.
+
+    The fields are the configuration: the CLI's parameters, the JSON record and the resume hash come
+    from them. A subclass states `access` (what it asks of the model), `norms` (the threats it
+    answers) and `paper` (arXiv id), and writes `search`.
+    """
+
+    access: ClassVar[Access] = Access.GRADIENT
+    norms: ClassVar[frozenset[str]] = frozenset(NORMS)
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def search(
+        self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
+    ) -> Tensor:
+        """Look for points of the threat around x (n, …) that reach the goal: x_adv, same shape.
+
+        Where none is found, the point of highest loss that was measured. Called without gradient
+        recording; `x` and the model stay as they are; all randomness comes from `rng`.
+        """
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The configuration, by field name."""
+        return dataclasses.asdict(self)
+
+    def check(self, threat: Threat) -> None:
+        """Raise RobustError if this attack does not answer that threat."""
+        if threat.norm not in self.norms:
+            names = ", ".join(n for n in NORMS if n in self.norms)
+            raise RobustError(
+                f"{type(self).__name__} does not support the norm {threat.norm}; it supports {names}"
+            )
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        threat: Threat,
+        target: Tensor | int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Adversarial examples for the batch x: float (n, …), same shape, inside the threat.
+
+        model   pixels in [threat.low, threat.high] to logits (n, K), or (n,) for a binary model;
+                used in the mode (train or eval) that it is in
+        y       int64 (n,), the true classes
+        target  int64 (n,) or one class: arrive there, instead of merely leaving y
+
+        Raises RobustError for a norm that the attack does not support, x outside the box, or
+        shapes that do not fit.
+        """
+        self.check(threat)
+        check_batch(x, y, threat)
+        labels = y
+        if target is not None:
+            labels = torch.as_tensor(target, dtype=torch.int64, device=x.device).expand(len(x))
+        victim = Victim(model, len(x), self.access, x.device)
+        goal = Goal(labels, targeted=target is not None)
+        with torch.no_grad():
+            return self.search(victim, x, goal, threat, generator(seed, type(self).__name__))
+
+
+def check_batch(x: Tensor, y: Tensor, threat: Threat) -> None:
+    """Raise RobustError unless x is float (n, …) inside the box and y int (n,)."""
+    if not x.is_floating_point() or x.dim() < 2:
+        raise RobustError(f"x must be float of shape (n, …), not {x.dtype} {tuple(x.shape)}")
+    if y.shape != x.shape[:1] or y.is_floating_point():
+        raise RobustError(f"y must be int of shape ({len(x)},), not {y.dtype} {tuple(y.shape)}")
+    if len(x) and not bool(threat.in_box(x).all()):
+        raise RobustError(
+            f"x has values from {x.min():g} to {x.max():g}, outside the range "
+            f"[{threat.low:g}, {threat.high:g}]"
+        )

@@ -1,0 +1,74 @@
+"""The goal: what counts as success."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import RobustError
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Leave the class `labels` (untargeted) or arrive at it (targeted).
+
+    labels      int64 (n,): the true classes, or the target classes where `targeted`
+    persist     go on after success: nothing counts as solved, and a search returns the point of
+                highest loss that it measured (adversarial training wants this)
+    towards     int64 (n,), untargeted goals only: the class by which a loss should leave `labels`;
+                it guides the search, success is still any other class
+    """
+
+    labels: Tensor
+    targeted: bool = False
+    persist: bool = False
+    towards: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> "Goal":
+        towards = None if self.towards is None else self.towards[rows]
+        return Goal(self.labels[rows], self.targeted, self.persist, towards)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """> 0 where the goal is reached: (n, K) → (n,).
+
+        max_{j≠y} z_j − z_y untargeted, z_t − max_{j≠t} z_j targeted.
+        """
+        own = logits.gather(1, self.labels.view(-1, 1)).squeeze(1)
+        best_other = without(logits, self.labels).amax(1)
+        return own - best_other if self.targeted else best_other - own
+
+    def lead(self, logits: Tensor) -> Tensor:
+        """The margin that a loss should raise: z_towards − z_y where a class is set, else `margin`."""
+        if self.towards is None:
+            return self.margin(logits)
+        pair = logits.gather(1, torch.stack([self.towards, self.labels], 1))
+        return pair[:, 0] - pair[:, 1]
+
+    def satisfied(self, predicted: Tensor) -> Tensor:
+        """Whether predicted classes, int64 (n,), are what the goal wants: bool (n,)."""
+        return (predicted == self.labels) == self.targeted
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Whether the predicted class satisfies the goal: bool (n,). Ties go to the lower class."""
+        return self.satisfied(logits.argmax(1))
+
+
+def without(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits with the class `labels` of each row at −∞."""
+    return logits.scatter(1, labels.view(-1, 1), float("-inf"))
+
+
+def as_logits(output: object, n: int) -> Tensor:
+    """A model's answer as logits (n, K ≥ 2); one logit z of a binary model becomes (0, z).
+
+    Raises RobustError if it is no tensor of shape (n,), (n, 1) or (n, K).
+    """
+    if not isinstance(output, Tensor):
+        raise RobustError(f"the model returned {type(output).__name__}, not a tensor of logits")
+    logits = output.view(-1, 1) if output.dim() == 1 else output
+    if logits.dim() != 2 or logits.shape[0] != n or logits.shape[1] == 0:
+        raise RobustError(
+            f"the model returned shape {tuple(output.shape)} for {n} samples; "
+            f"logits of shape ({n}, classes) are needed"
+        )
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

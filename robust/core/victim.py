@@ -1,0 +1,131 @@
+"""The victim: the model as an attacker sees it, with a ledger of what was asked."""
+
+from collections.abc import Callable
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from .errors import RobustError
+from .goal import Goal, as_logits
+
+Model = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Goal], Tensor]
+
+
+class Access(IntEnum):
+    """What an attacker may ask of the model; each level includes those before it."""
+
+    LABELS = 1
+    SCORES = 2
+    GRADIENT = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Ledger:
+    """Per sample of a batch of n: forwards, backwards and queries (answers given), int64 (n,)."""
+
+    def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
+        self.forwards, self.backwards, self.queries = torch.zeros(
+            3, n, dtype=torch.int64, device=device
+        )
+
+
+class Watch:
+    """The best goal margin that each sample of a batch has shown so far: float (n,)."""
+
+    def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
+        self.margin = torch.full((n,), float("-inf"), device=device)
+
+
+class Victim:
+    """A model that answers for the samples of one batch, each answer entered in the ledger.
+
+    victim[rows] is the same victim for those samples only: a search that drops solved samples
+    narrows its victim with them. Every call needs one row of x per sample (n, …) and raises
+    RobustError where `access` does not allow it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        n: int,
+        access: Access = Access.GRADIENT,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model, self.access = model, access
+        self.ledger = Ledger(n, device)
+        self._rows = torch.arange(n, device=device)
+        self._watch: tuple[Watch, Goal, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Tensor) -> "Victim":
+        part = object.__new__(Victim)
+        part.model, part.access, part.ledger = self.model, self.access, self.ledger
+        part._rows = self._rows[rows]
+        part._watch = None
+        if self._watch is not None:
+            watch, goal, places = self._watch
+            part._watch = watch, goal[rows], places[rows]
+        return part
+
+    def watched(self, goal: Goal) -> tuple["Victim", Watch]:
+        """The same victim, and a record of the margins that its answers show from now on."""
+        watch = Watch(len(self), self._rows.device)
+        seen = self[torch.arange(len(self), device=self._rows.device)]
+        seen._watch = watch, goal, torch.arange(len(self), device=self._rows.device)
+        return seen, watch
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, K) at x. One forward and one query each. Needs access to scores."""
+        self._require(Access.SCORES)
+        with torch.no_grad():
+            return self._forward(x)
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Predicted classes, int64 (n,), at x. One forward and one query each."""
+        with torch.no_grad():
+            return self._forward(x).argmax(1)
+
+    def gradient(self, x: Tensor, loss: Loss, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, K), loss (n,) and ∂loss/∂x (n, …) at x: one forward and one backward each.
+
+        Where a gradient is NaN it counts as flat. Only the path to the input is differentiated; parameters get no gradient.
+        """
+        self._require(Access.GRADIENT)
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self._forward(x)
+            values = loss(logits, goal)
+            try:
+                (gradient,) = torch.autograd.grad(values.sum(), x)
+            except RuntimeError as error:
+                raise RobustError(
+                    "the model gives no gradient with respect to its input "
+                    f"({str(error).splitlines()[0]})"
+                ) from error
+        self.ledger.backwards.index_add_(0, self._rows, torch.ones_like(self._rows))
+        return logits.detach(), values.detach(), gradient.nan_to_num_(nan=0.0)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if len(x) != len(self):
+            raise ValueError(f"{len(x)} rows for a victim of {len(self)} samples")
+        ones = torch.ones_like(self._rows)
+        self.ledger.forwards.index_add_(0, self._rows, ones)
+        self.ledger.queries.index_add_(0, self._rows, ones)
+        logits = as_logits(self.model(x), len(x))
+        if self._watch is not None:
+            watch, goal, places = self._watch
+            margin = goal.margin(logits.detach()).to(watch.margin.dtype)
+            watch.margin[places] = torch.maximum(watch.margin[places], margin)
+        return logits
+
+    def _require(self, needed: Access) -> None:
+        if self.access < needed:
+            raise RobustError(
+                f"this attack needs access to {needed}; the victim gives {self.access}"
+            )
