@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from robust.core.goal import Goal
 from robust.core.rng import normal, uniform
-from robust.core.threat import Ball, Threat, sparse_sign
+from robust.core.threat import Ball, sparse_sign
 from robust.core.victim import Loss, Victim
 
 _MOMENTUM = 0.75  # α: the share of the gradient step, the rest repeats the last move
@@ -122,7 +122,7 @@ class Result:
 def search(
     victim: Victim, goal: Goal, ball: Ball, rng: Generator, *, steps: int, loss: Loss, rho: float
 ) -> Result:
-    """One run from a random start. For L1 in three balls, 3 eps, 2 eps and eps (2103.01208, 3.4)."""
+    """One run from a random start. For L1 in balls of 3 eps, 2 eps and eps (2103.01208)."""
     start = random_start(ball, rng)
     if ball.threat.norm == "l1":
         # What the larger balls reach is no success yet: they only find a start for the next.
@@ -142,34 +142,34 @@ def ascend(
     victim: Victim, start: Tensor, goal: Goal, ball: Ball, steps: int, loss: Loss, rho: float
 ) -> Result:
     """`steps` steps of Auto-PGD from `start`: `steps` forward-backwards and one forward more."""
-    n, like = len(start), {"dtype": start.dtype, "device": start.device}
+    n, device = len(start), start.device
+    everyone = start.new_ones(n)
     sparse = ball.threat.norm == "l1"
-    dimensions = start[0].numel()
     largest = ball.threat.eps * (1 if sparse else 2)
     marks = set(checkpoints(steps))
     period = max(1, int(0.04 * steps))
     result = Result(
         start.clone(),
-        torch.full((n,), -math.inf, **like),
-        torch.zeros(n, dtype=torch.bool, device=start.device),
+        -math.inf * everyone,
+        torch.zeros(n, dtype=torch.bool, device=device),
     )
     if not steps:
         return result
 
     changed = _changed(ball, start)
     active = _Active(
-        rows=torch.arange(n, device=start.device),
+        rows=torch.arange(n, device=device),
         now=start.clone(),
         before=start,
         gradient=torch.zeros_like(start),
-        loss=torch.full((n,), math.inf, **like),
+        loss=math.inf * everyone,
         best=start.clone(),
         best_gradient=torch.zeros_like(start),
         best_loss=result.loss.clone(),
         mark_loss=result.loss.clone(),
-        step=torch.full((n,), largest, **like),
-        rises=torch.zeros(n, device=start.device),
-        halved=torch.zeros(n, dtype=torch.bool, device=start.device),
+        step=largest * everyone,
+        rises=torch.zeros(n, device=device),
+        halved=torch.zeros(n, dtype=torch.bool, device=device),
         changed=changed,
         count=changed / _L1_REDUCTION,
     )

@@ -22,7 +22,8 @@ class PGD(Attack):
     1904.13000). Departure: a failed search returns its iterate of highest loss, not the last.
 
     steps           gradient steps, one forward and one backward each
-    step_size       length of a step in the threat's norm, in the units of x; None: 2.5 eps / steps, for L1 10 eps / steps
+    step_size       length of a step in the threat's norm, in the units of x;
+                    None: 2.5 eps / steps, for L1 10 eps / steps
     random_start    start at a random point of the ball instead of x
     """
 

@@ -46,9 +46,7 @@ class Attack(ABC):
         """Raise RobustError if this attack does not answer that threat."""
         if threat.norm not in self.norms:
             names = ", ".join(n for n in NORMS if n in self.norms)
-            raise RobustError(
-                f"{type(self).__name__} does not support the norm {threat.norm}; it supports {names}"
-            )
+            raise RobustError(f"{type(self).__name__} answers {names} threats, not {threat.norm}")
 
     def __call__(
         self,

@@ -38,7 +38,7 @@ class Goal:
         return own - best_other if self.targeted else best_other - own
 
     def lead(self, logits: Tensor) -> Tensor:
-        """The margin that a loss should raise: z_towards − z_y where a class is set, else `margin`."""
+        """What a loss should raise: z_towards − z_y where a class is set, else `margin`."""
         if self.towards is None:
             return self.margin(logits)
         pair = logits.gather(1, torch.stack([self.towards, self.labels], 1))

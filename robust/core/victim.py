@@ -94,7 +94,8 @@ class Victim:
     def gradient(self, x: Tensor, loss: Loss, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, K), loss (n,) and ∂loss/∂x (n, …) at x: one forward and one backward each.
 
-        Where a gradient is NaN it counts as flat. Only the path to the input is differentiated; parameters get no gradient.
+        Only the path to the input is differentiated: parameters get no gradient. A NaN in a gradient
+        counts as flat.
         """
         self._require(Access.GRADIENT)
         x = x.detach().requires_grad_()
