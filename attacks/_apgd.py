@@ -21,11 +21,12 @@ def checkpoints(steps: int) -> list[int]:
 
     p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06), times steps.
     """
-    places, gap = [0.22], 0.22
-    while places[-1] < 1:
-        gap = max(gap - 0.03, 0.06)
-        places.append(places[-1] + gap)
-    return sorted({max(1, math.ceil(p * steps)) for p in places if p <= 1})
+    percent, gap, places = 22, 22, []
+    while percent <= 100:  # in whole percents, so that 0.22 + 0.19 + 0.16 is 0.57 and not more
+        places.append(max(1, math.ceil(percent * steps / 100)))
+        gap = max(gap - 3, 6)
+        percent += gap
+    return sorted(set(places))
 
 
 def random_start(ball: Ball, rng: Generator) -> Tensor:
@@ -203,10 +204,13 @@ def ascend(
 
 
 def _move(active: _Active, ball: Ball, *, first: bool) -> Tensor:
-    now, step = active.now, active.step.view(-1, *[1] * (active.now.dim() - 1))
+    now = active.now
     if ball.threat.norm == "l1":
-        return ball.project(now + step * sparse_sign(active.gradient, active.count))
-    z = ball.project(now + step * ball.steepest(active.gradient, now))
+        room = torch.where(active.gradient > 0, ball.upper - now, now - ball.lower)
+        free = active.gradient * (room > 0)
+        step = active.step.view(-1, *[1] * (now.dim() - 1))
+        return ball.project(now + step * sparse_sign(free, active.count))
+    z = ball.project(ball.advance(now, active.gradient, active.step))
     if first:
         return z
     return ball.project(now + _MOMENTUM * (z - now) + (1 - _MOMENTUM) * (now - active.before))

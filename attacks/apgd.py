@@ -19,7 +19,8 @@ class APGD(Attack):
     """Auto-PGD: gradient ascent with momentum that sets its own step sizes.
 
     Croce & Hein, 2003.01690 (L∞, L2) and 2103.01208 (L1: sparse steps in balls of 3 eps, 2 eps and
-    eps, exact projection onto ball ∩ box). Departure: a sample leaves as soon as it is solved.
+    eps, exact projection onto ball ∩ box). Departures: a sample leaves as soon as it is solved, and
+    a sparse step leaves out coordinates that the box holds back.
 
     steps           iterations, one forward and one backward each
     loss            ce, dlr (with fewer than 3 classes the margin stands in) or margin

@@ -26,6 +26,7 @@ class APGDT(Attack):
     margin. Departure: a sample leaves as soon as it is solved.
 
     steps           iterations per class
+    rho             share of steps that must raise the loss, or else the step size is halved
     targets         how many classes to aim at (at most all others)
     """
 

@@ -34,7 +34,7 @@ class FGSM(Attack):
     ) -> Tensor:
         def step(now: Tensor, gradient: Tensor, number: int, rows: Tensor, ball: Ball) -> Tensor:
             if self.random_start:
-                return ball.project(now + 1.25 * threat.eps * ball.steepest(gradient, now))
+                return ball.project(ball.advance(now, gradient, 1.25 * threat.eps))
             return ball.extreme(gradient)
 
         ball = threat.around(x)

@@ -44,7 +44,7 @@ class MomentumPGD(Attack):
             length = gradient.flatten(1).abs().sum(1).clamp(min=torch.finfo(x.dtype).tiny)
             unit = gradient / length.view(-1, *[1] * (x.dim() - 1))
             velocity[rows] = self.decay * velocity[rows] + unit
-            return ball.project(now + size * ball.steepest(velocity[rows], now))
+            return ball.project(ball.advance(now, velocity[rows], size))
 
         ball = threat.around(x)
         start = ball.random(rng) if self.random_start else x

@@ -18,7 +18,7 @@ from ._loop import climb
 class PGD(Attack):
     """Projected gradient descent: steepest ascent on the loss, projected onto ball ∩ box.
 
-    Madry et al., 1706.06083 (L∞, L2); for L1 the step is sparse (SLIDE, Tramèr & Boneh,
+    Madry et al., 1706.06083 (L∞, L2); for L1 the step is sparse (after SLIDE, Tramèr & Boneh,
     1904.13000). Departure: a failed search returns its iterate of highest loss, not the last.
 
     steps           gradient steps, one forward and one backward each
@@ -42,7 +42,7 @@ class PGD(Attack):
             size = threat.eps * min(1.0, rate / max(self.steps, 1))
 
         def step(now: Tensor, gradient: Tensor, number: int, rows: Tensor, ball: Ball) -> Tensor:
-            return ball.project(now + size * ball.steepest(gradient, now))
+            return ball.project(ball.advance(now, gradient, size))
 
         ball = threat.around(x)
         start = ball.random(rng) if self.random_start else x

@@ -30,6 +30,7 @@ class RunSpec:
     attacks     one {"name", "label", "params", "access", …} per attack, in cascade order
     targeted    None, or the rule that chose the targets: next, random, least-likely, a class index
     every       each attack on every sample (True) or on what survived the former ones (False)
+    shuffle     the order of samples, and so what `limit` takes, is drawn at random from the seed
     curve       the further eps, as multiples of the threat's, at which accuracy is measured too
     """
 
@@ -41,6 +42,7 @@ class RunSpec:
     limit: int | None = None
     targeted: str | None = None
     every: bool = False
+    shuffle: bool = False
     curve: list[float] = field(default_factory=list)
     seed: int = 0
     device: str = "cpu"
@@ -54,9 +56,10 @@ class RunSpec:
 
     @property
     def hash(self) -> str:
-        """Hex digest that a resumed run must share; the model's path may change, its bytes not."""
+        """Hex digest that a resumed run must share; paths may change, the bytes there may not."""
         record = self.to_dict()
-        record["model"] = {k: v for k, v in record["model"].items() if k != "path"}
+        for part, path in (("model", "path"), ("data", "source")):
+            record[part] = {k: v for k, v in record[part].items() if k != path}
         text = json.dumps(record, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -111,6 +114,7 @@ class Shard:
                     clean sample is misclassified already, inf where none did
     x               float32 (m, …), the clean samples for which some attack has an x_adv,
                     `kept` int64 (m,) their positions
+    seconds         wall time of the whole shard
     """
 
     index: int
@@ -124,6 +128,7 @@ class Shard:
     broken_at: Floats
     kept: Ints
     x: Pixels
+    seconds: float = 0.0
     attacks: list[AttackRows] = field(default_factory=list)
 
     def __len__(self) -> int:

@@ -163,30 +163,35 @@ class Ball:
             step = torch.minimum(size * scale, room).nan_to_num()
             fits = room.norm(dim=1, keepdim=True) <= eps
             step = torch.where(fits, room, step)
-        else:  # fill the coordinates of the largest slope up to the box until eps is spent
-            order = size.argsort(dim=1, descending=True, stable=True)
-            filled = room.gather(1, order)
-            spent = filled.cumsum(1)
-            filled = torch.minimum(filled, (eps - (spent - filled)).clamp(min=0))
-            step = torch.zeros_like(room).scatter_(1, order, filled)
+        else:
+            step = _fill(size, room, torch.full_like(size[:, :1], eps))
         return self._inside(direction.sign() * step.view_as(direction))
 
-    def steepest(self, gradient: Tensor, at: Tensor) -> Tensor:
-        """The direction of steepest ascent, of unit length in the threat's norm; 0 where flat.
+    def advance(self, now: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """`now` after a step of steepest ascent of length `size` in the threat's norm.
 
-        L∞: sign. L2: normalised. L1: the signs of the 1 % of coordinates with the largest slope,
-        of those that the box still lets move (SLIDE, 1904.13000).
+        size is one length or one for each sample (n,). The result may lie outside: project it. A
+        flat sample stays. L∞: signs. L2: the normalised gradient. L1: the largest slopes first,
+        each up to the box or a tenth of the step (fewer than 10 coordinates below 200 dimensions):
+        SLIDE (1904.13000) gives 1 % of the coordinates equal shares instead, and so wastes what
+        the box holds back.
         """
-        if self.threat.norm == "linf":
-            return gradient.sign()
-        if self.threat.norm == "l2":
-            length = gradient.flatten(1).norm(dim=1)
-            return gradient / _per_sample(
-                length.clamp(min=torch.finfo(gradient.dtype).tiny), gradient
-            )
-        room = torch.where(gradient > 0, self.upper - at, at - self.lower)
-        count = torch.full((len(at),), max(1, round(0.01 * at[0].numel())), device=at.device)
-        return sparse_sign(gradient * (room > 0), count)
+        norm = self.threat.norm
+        if norm == "linf":
+            return now + self._lengths(size, now) * gradient.sign()
+        slope = gradient.flatten(1)
+        if norm == "l2":
+            length = slope.norm(dim=1).clamp(min=torch.finfo(now.dtype).tiny)
+            return now + self._lengths(size, now) * gradient / _per_sample(length, now)
+        total = self._lengths(size, slope)
+        room = torch.where(gradient > 0, self.upper - now, now - self.lower).flatten(1)
+        parts = min(10, max(1, slope.shape[1] // 20))
+        room = torch.minimum(torch.where(slope != 0, room, 0), total / parts)
+        return now + gradient.sign() * _fill(slope.abs(), room, total).view_as(now)
+
+    def _lengths(self, size: float | Tensor, like: Tensor) -> Tensor:
+        given = torch.as_tensor(size, dtype=like.dtype, device=like.device)
+        return _per_sample(given.expand(len(like)), like)
 
     def random(self, rng: torch.Generator) -> Tensor:
         """A random allowed point: uniform in the ball (for L∞: in ball ∩ box), put into the box."""
@@ -252,6 +257,15 @@ def _l1_shift(size: Tensor, room: Tensor, eps: float) -> Tensor:
     start, rise = points.gather(1, above), slope.gather(1, above)
     missing = eps - sums.gather(1, above)
     return (start - missing / rise.clamp(min=1)).to(size.dtype)
+
+
+def _fill(slope: Tensor, room: Tensor, total: Tensor) -> Tensor:
+    """Spend `total` (n, 1) on coordinates (n, d), the largest slope first, each up to `room`."""
+    order = slope.argsort(dim=1, descending=True, stable=True)
+    filled = room.gather(1, order)
+    before = filled.cumsum(1) - filled
+    filled = torch.minimum(filled, (total - before).clamp(min=0))
+    return torch.zeros_like(room).scatter_(1, order, filled)
 
 
 def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:

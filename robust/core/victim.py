@@ -94,7 +94,7 @@ class Victim:
     def gradient(self, x: Tensor, loss: Loss, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, K), loss (n,) and ∂loss/∂x (n, …) at x: one forward and one backward each.
 
-        Only the path to the input is differentiated: parameters get no gradient. A NaN in a gradient
+        Only the path to the input is differentiated: parameters get no gradient. NaN in a gradient
         counts as flat.
         """
         self._require(Access.GRADIENT)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from robust.core.attack import Attack
-from robust.core.errors import RobustError
-from robust.core.goal import Goal
-from robust.core.threat import Threat
-from robust.core.victim import Access, Victim
+from .attack import Attack
+from .errors import RobustError
+from .goal import Goal
+from .threat import Threat
+from .victim import Access, Victim
 
 
 @dataclass(frozen=True, kw_only=True)

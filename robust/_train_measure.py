@@ -1,0 +1,110 @@
+"""What an epoch is judged by: accuracy on clean, FGSM and PGD points of the validation data."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ._train_data import Samples, cut
+from .core.attack import Attack
+from .core.goal import Goal, as_logits
+from .core.rng import generator
+from .core.threat import Threat
+from .core.victim import Victim
+from .preflight import frozen
+from .registry import parse_attack
+
+# Catastrophic overfitting: the model answers single-step attacks and no longer multi-step ones
+# (2001.03994, section 5.4; 2007.02617). In healthy runs the two accuracies lie within some 0.1, and
+# the second one does not halve.
+GAP, FALL = 0.3, 0.5
+
+
+def measure(
+    model: nn.Module,
+    samples: Samples,
+    threat: Threat,
+    attack: Attack,
+    *,
+    num_classes: int,
+    classes: tuple[str, ...] | None,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The validation columns of a row: mean losses (cross-entropy), accuracies, confusions.
+
+    The attack goes on after success, as it does in training: the robust loss is that of the
+    strongest point it found. FGSM starts at the sample itself.
+    """
+    points = {"clean": None, "robust": attack, "fgsm": parse_attack("fgsm")}
+    losses = {name: torch.zeros((), dtype=torch.float64) for name in points}
+    predicted: dict[str, list[Tensor]] = {name: [] for name in points}
+    labels = []
+    with frozen(model), torch.no_grad():
+        chunks = cut(torch.arange(len(samples)), batch_size)
+        for number, (x, y) in enumerate(samples.stream(chunks)):
+            labels.append(y.cpu())
+            for name, search in points.items():
+                at = x
+                if search is not None:
+                    victim = Victim(model, len(x), search.access, x.device)
+                    rng = generator(seed, name, number)
+                    at = search.search(victim, x, Goal(y, persist=True), threat, rng)
+                logits = as_logits(model(at), len(x))
+                losses[name] += cross_entropy(logits.double(), y, reduction="sum").cpu()
+                predicted[name].append(logits.argmax(1).cpu())
+    y_true = torch.cat(labels).numpy()
+    y_pred = {name: torch.cat(parts).numpy() for name, parts in predicted.items()}
+    accuracy = {name: float((y_true == pred).mean()) for name, pred in y_pred.items()}
+    return {
+        "val_loss": float(losses["clean"]) / len(y_true),
+        "val_accuracy": accuracy["clean"],
+        "val_robust_loss": float(losses["robust"]) / len(y_true),
+        "val_robust_accuracy": accuracy["robust"],
+        "val_fgsm_accuracy": accuracy["fgsm"],
+        "confusion": confusion(y_true, y_pred["clean"], num_classes),
+        "robust_confusion": confusion(y_true, y_pred["robust"], num_classes),
+        "classification_report": report(y_true, y_pred["clean"], num_classes, classes),
+        "robust_classification_report": report(y_true, y_pred["robust"], num_classes, classes),
+    }
+
+
+def confusion(y_true: NDArray[Any], y_pred: NDArray[Any], num_classes: int) -> list[list[int]]:
+    """Counts: row = true class, column = predicted class."""
+    counts = np.bincount(y_true * num_classes + y_pred, minlength=num_classes**2)
+    table: list[list[int]] = counts.reshape(num_classes, num_classes).tolist()
+    return table
+
+
+def report(
+    y_true: NDArray[Any], y_pred: NDArray[Any], num_classes: int, classes: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """Precision, recall, f1 and support per class, and their means, as scikit-learn has them."""
+    from sklearn.metrics import classification_report
+
+    names = [str(c) for c in classes or range(num_classes)]
+    made: dict[str, Any] = classification_report(
+        y_true,
+        y_pred,
+        labels=list(range(num_classes)),
+        target_names=names,
+        output_dict=True,
+        zero_division=0,
+    )
+    return made
+
+
+def alarm(row: dict[str, Any], best: float) -> str | None:
+    """One line, where the model has overfitted to a weak attack; `best`: the highest validation
+    robust accuracy of the run so far."""
+    fgsm, robust = row["val_fgsm_accuracy"], row["val_robust_accuracy"]
+    if fgsm - robust <= GAP or robust >= FALL * best:
+        return None
+    return (
+        f"catastrophic overfitting in epoch {row['epoch']}: accuracy {fgsm:.0%} under FGSM but "
+        f"{robust:.0%} under PGD, which was {best:.0%} before; best.pt keeps those weights. "
+        "Train with --adv pgd or with a smaller eps"
+    )

@@ -1,0 +1,149 @@
+"""The network of a training run: built or filled from a file, normalised, partly frozen."""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ._train_data import Data, Samples, mean_and_std
+from ._train_spec import TrainSpec
+from .core.errors import RobustError
+from .core.rng import seeded
+from .models import Standardise, build, load_model, read_weights
+from .preflight import forward
+
+
+class Autocast(nn.Module):
+    """The model with each forward in mixed precision, and logits in float32.
+
+    Autocast begins and ends within the forward: the copies of the weights that it keeps, made
+    while an attack records no gradient, must not serve the training step.
+    """
+
+    def __init__(self, model: nn.Module, device: str, precision: str) -> None:
+        super().__init__()
+        self.model, self.device = model, device
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        self.enabled = precision != "fp32"
+
+    def forward(self, x: Tensor) -> Any:
+        if not self.enabled:
+            return self.model(x)
+        with torch.autocast(self.device, self.dtype):
+            output = self.model(x)
+        return output.float() if isinstance(output, Tensor) else output
+
+
+def make_network(
+    spec: TrainSpec, data: Data, samples: Samples
+) -> tuple[nn.Module, list[float] | None, list[float] | None, tuple[str, ...]]:
+    """The network, its normalisation, and the parameters that `init` did not give it."""
+    with seeded(spec.seed, "init"):
+        net = build(spec.arch, data.train.shape, data.num_classes)
+    fresh: tuple[str, ...] = ()
+    if spec.init is not None:
+        fresh = _fill(net, read_weights(spec.init), spec)
+        try:
+            info = load_model(spec.init).info
+        except RobustError:
+            pass  # a plain state dict says nothing of its normalisation
+        else:
+            mean, std = info.mean, info.std
+            return net, list(mean) if mean else None, list(std) if std else None, fresh
+    if spec.normalise == "none":
+        return net, None, None, fresh
+    if isinstance(spec.normalise, dict):
+        return net, spec.normalise["mean"], spec.normalise["std"], fresh
+    return net, *mean_and_std(samples), fresh
+
+
+def _fill(net: nn.Module, weights: dict[str, Tensor], spec: TrainSpec) -> tuple[str, ...]:
+    """Put the weights into the network; the names of those of another shape, which stay new."""
+    own = net.state_dict()
+    if own.keys() != weights.keys():
+        odd = sorted(own.keys() ^ weights.keys())
+        raise RobustError(
+            f"{spec.init} does not fit {spec.arch}: {', '.join(odd[:3])}"
+            f"{' …' if len(odd) > 3 else ''} is in one of them only; give its --arch"
+        )
+    fresh = [name for name in own if own[name].shape != weights[name].shape]
+    # Another number of classes changes the shape of the last layer, and of nothing else.
+    last = list(own)[-1].rpartition(".")[0]
+    if any(name.rpartition(".")[0] != last for name in fresh):
+        name = fresh[0]
+        raise RobustError(
+            f"{spec.init} does not fit: its {name} has shape {tuple(weights[name].shape)}, "
+            f"{spec.arch} on these data needs {tuple(own[name].shape)}"
+        )
+    net.load_state_dict({k: own[k] if k in fresh else v for k, v in weights.items()})
+    return tuple(fresh)
+
+
+def with_normalisation(
+    net: nn.Module, mean: list[float] | None, std: list[float] | None
+) -> nn.Module:
+    return net if mean is None or std is None else Standardise(net, mean, std)
+
+
+def check_fit(model: nn.Module, samples: Samples, num_classes: int) -> None:
+    model.eval()
+    x, _ = next(samples.stream([torch.arange(min(2, len(samples)))]))
+    found = forward(model, x).shape[1]
+    if found != num_classes:
+        raise RobustError(
+            f"the network has {found} classes, but the training data have {num_classes}"
+        )
+
+
+def freeze(net: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Stop the parameters that match; the modules that have no other ones left to train.
+
+    Those stay in eval mode: their BatchNorm keeps its statistics, their dropout is off.
+    """
+    names = [name for name, _ in net.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise RobustError(
+                f"--freeze {pattern!r} matches no parameter; there are {', '.join(names[:4])} …"
+            )
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    if not any(p.requires_grad for p in net.parameters()):
+        raise RobustError("--freeze leaves no parameter to train")
+    owners = [m for m in net.modules() if next(m.parameters(), None) is not None]
+    return [m for m in owners if not any(p.requires_grad for p in m.parameters())]
+
+
+def make_optimizer(spec: TrainSpec, net: nn.Module) -> torch.optim.Optimizer:
+    free = [p for p in net.parameters() if p.requires_grad]
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(
+            free, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    kind = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
+    return kind(free, lr=spec.lr, weight_decay=spec.weight_decay)
+
+
+class Criterion(nn.Module):
+    """Cross-entropy of each sample, times the weight of its class: (n, K), (n,) → (n,).
+
+    The weights are n / (classes that occur · samples of the class): 1 on average, so that they
+    shift the loss between classes and do not scale it.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, spec: TrainSpec, data: Data) -> None:
+        super().__init__()
+        weights = None
+        if spec.class_weights == "balanced":
+            labels = torch.from_numpy(data.train.labels())
+            counts = torch.bincount(labels, minlength=data.num_classes)
+            weights = len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)).float()
+        self.register_buffer("weights", weights)
+
+    def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(logits, y, weight=self.weights, reduction="none")

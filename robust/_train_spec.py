@@ -1,0 +1,208 @@
+"""What a training run asks for: TrainSpec, its checks, and its schedules."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from .core.attack import Attack
+from .core.defense import Defense
+from .core.errors import RobustError
+from .core.threat import Threat
+from .data import DataSpec
+from .registry import find, name_of, parse_attack
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("one-cycle", "piecewise", "constant")
+PRECISIONS = ("fp32", "bf16", "fp16")
+CLASS_WEIGHTS = ("none", "balanced")
+
+# What `--adv NAME` means beyond the attack's own defaults: training wants few steps and a random
+# start (1706.06083, 2001.03994).
+ADV_DEFAULTS = {"pgd": {"steps": "7"}, "fgsm": {"random_start": "true"}}
+NO_ATTACK = {"name": "none", "params": {}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Everything that decides the weights; on a CPU, two runs with equal specs agree bit for bit.
+
+    data            DataSpec of what is trained on: the train split, where the source has one
+    validation      DataSpec of separate validation data; None: `val_fraction` of `data` is held out
+    test            DataSpec that `robust attack` takes by default; None: the source's test split,
+                    where it has one, else the validation data
+    arch            a name of robust.models.architectures(), or "file.py:factory"
+    adv             the inner attack, {"name", "params"}; see `parse_adv`. "none": natural training
+    mix             share of each batch that is adversarial
+    threat          {"norm", "eps", "low", "high"}
+    epochs          passes over the training data
+    batch_size      at most; an epoch is cut into batches of nearly equal size
+    optimizer       "sgd" (with `momentum`), "adam" or "adamw", with `weight_decay`
+    lr              the highest learning rate of the schedule: see `lr_at`
+    eps_warmup      epochs (fractions allowed) in which eps grows linearly from 0
+    precision       "fp32", or "bf16" or "fp16": autocast
+    init            file whose weights to start from; its normalisation holds where it has one
+    freeze          fnmatch patterns of the names of parameters that keep their values
+    class_weights   "balanced": the loss of a sample weighs n / (classes · n of its class)
+    patience        stop after so many epochs, warm-up not counted, without a better validation
+                    robust accuracy (accuracy, in natural training); 0: never
+    val_attack      {"name", "params"} of the attack that measures validation robust accuracy
+    val_limit       validation samples to measure, a seeded choice
+    normalise       "auto": mean and std per channel of the training data; "none"; or
+                    {"mean": […], "std": […]}
+    fingerprints    content hashes of data, validation and init, filled in when the run starts
+    """
+
+    data: dict[str, Any] = field(default_factory=lambda: DataSpec("digits").to_dict())
+    validation: dict[str, Any] | None = None
+    val_fraction: float = 0.1
+    test: dict[str, Any] | None = None
+    arch: str = "small-cnn"
+    adv: dict[str, Any] = field(default_factory=lambda: parse_adv("pgd"))
+    mix: float = 1.0
+    threat: dict[str, Any] = field(default_factory=lambda: dataclasses.asdict(Threat("linf", 0.1)))
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one-cycle"
+    eps_warmup: float = 0.0
+    precision: str = "fp32"
+    init: str | None = None
+    freeze: list[str] = field(default_factory=list)
+    class_weights: str = "none"
+    patience: int = 0
+    val_attack: dict[str, Any] = field(
+        default_factory=lambda: describe_attack(parse_attack("pgd,steps=10"))
+    )
+    val_limit: int = 1000
+    normalise: str | dict[str, list[float]] = "auto"
+    seed: int = 0
+    device: str = "cpu"
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-able."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Self:
+        """The reverse of to_dict. RobustError for fields that this version does not know."""
+        unknown = sorted(set(record) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise RobustError(f"unknown fields in the record of a training: {', '.join(unknown)}")
+        return cls(**record)
+
+    @property
+    def hash(self) -> str:
+        """Hex digest that a resumed run must share. Paths may change, the content there may not."""
+        record = self.identity()
+        text = json.dumps(record, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """to_dict without the paths of what `fingerprints` describes."""
+        record = {k: v for k, v in self.to_dict().items() if k not in ("init", "test")}
+        for part in ("data", "validation"):
+            if record[part] is not None:
+                record[part] = {k: v for k, v in record[part].items() if k != "source"}
+        return record
+
+    def check(self) -> None:
+        """Raise RobustError for values that cannot be meant, before any data are read."""
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("class_weights", CLASS_WEIGHTS),
+        ):
+            if getattr(self, name) not in choices:
+                raise RobustError(
+                    f"{_flag(name)} is one of {', '.join(choices)}, not {getattr(self, name)!r}"
+                )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("val_limit", 1), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise RobustError(f"{_flag(name)} must be at least {least}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise RobustError(f"--lr must be a number above 0, not {self.lr:g}")
+        if not 0 <= self.momentum < 1:
+            raise RobustError(f"--momentum is a number from 0 up to 1, not {self.momentum:g}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise RobustError(f"--weight-decay must be at least 0, not {self.weight_decay:g}")
+        if not 0 <= self.eps_warmup <= self.epochs:
+            raise RobustError(
+                f"--eps-warmup is {self.eps_warmup:g} epochs, but the run has {self.epochs}: "
+                "the full eps would never be trained on"
+            )
+        if isinstance(self.normalise, str) and self.normalise not in ("auto", "none"):
+            raise RobustError(f"--normalise is auto, none or mean and std, not {self.normalise!r}")
+        if self.freeze and self.init is None:
+            raise RobustError("--freeze without --init would keep random weights: give a model")
+        self.defense()
+        make_attack(self.val_attack).check(Threat(**self.threat))
+
+    def defense(self) -> Defense:
+        """The defense that trains. RobustError where its attack does not answer the threat."""
+        attack = None if self.adv["name"] == NO_ATTACK["name"] else make_attack(self.adv)
+        if attack is not None:
+            attack.check(Threat(**self.threat))
+        made: Defense = find("defenses", "adversarial-training")(attack=attack, mix=self.mix)
+        return made
+
+
+def parse_adv(text: str) -> dict[str, Any]:
+    """`--adv NAME,key=value,…` → {"name", "params"}: any registered attack, or "none".
+
+    "pgd" takes 7 steps and "fgsm" starts at random unless told otherwise.
+    """
+    name, *given = [part.strip() for part in text.split(",")]
+    if name == NO_ATTACK["name"]:
+        if given:
+            raise RobustError("--adv none has no parameters")
+        return dict(NO_ATTACK)
+    keys = {pair.partition("=")[0].strip().replace("-", "_") for pair in given}
+    given += [f"{k}={v}" for k, v in ADV_DEFAULTS.get(name, {}).items() if k not in keys]
+    return describe_attack(parse_attack(",".join([name, *given])))
+
+
+def describe_attack(attack: Attack) -> dict[str, Any]:
+    """{"name", "params"}, from which `make_attack` makes it again."""
+    return {"name": name_of(attack), "params": attack.params}
+
+
+def make_attack(record: dict[str, Any]) -> Attack:
+    """{"name", "params"} → the attack. RobustError for unknown names and parameters."""
+    pairs = [f"{k}={str(v).lower()}" for k, v in record["params"].items()]
+    return parse_attack(",".join([record["name"], *pairs]))
+
+
+def lr_at(spec: TrainSpec, progress: float) -> float:
+    """The learning rate at `progress` (0 … 1) of the run.
+
+    one-cycle   linear from lr/25 to lr in the first 30 %, then half a cosine to 0 (1708.07120, as
+                torch's OneCycleLR does it, but for the end at 0)
+    piecewise   lr, a tenth of it from one half on, a hundredth from three quarters on (2002.11569)
+    constant    lr
+    """
+    if spec.schedule == "constant":
+        return spec.lr
+    if spec.schedule == "piecewise":
+        return spec.lr * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
+    if progress < 0.3:
+        return spec.lr * (1 / 25 + (1 - 1 / 25) * progress / 0.3)
+    return spec.lr * (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+
+
+def eps_at(spec: TrainSpec, epoch: float) -> float:
+    """The eps to train on after `epoch` epochs (a fraction counts), growing linearly to the end
+    of the warm-up."""
+    eps: float = spec.threat["eps"]
+    return eps * min(1.0, epoch / spec.eps_warmup) if spec.eps_warmup else eps
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,192 @@
+"""`robust.evaluate`, and what it shares with the command line: from a plan to a report."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust.reports.html import render
+from robust.reports.summary import Report
+
+from . import evaluation as engine
+from .core.attack import Attack, check_batch
+from .core.errors import RobustError
+from .core.files import write_text
+from .core.outcome import RunSpec
+from .core.threat import Threat
+from .core.victim import Model
+from .data import DataSpec, Source, from_arrays
+from .models import Loaded, in_memory
+from .preflight import auto_batch_size, examine
+from .registry import label, name_of, parse_attacks
+from .store import MemoryStore, RunFolder, argv, new_record
+
+
+def evaluate(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    threat: Threat,
+    attacks: Iterable[str | Attack] = ("auto",),
+    targeted: str | int | None = None,
+    every: bool = False,
+    curve: bool = True,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Report:
+    """How robust is this model on these samples?
+
+    model       pixels in [threat.low, threat.high], float32 (n, …), to logits (n, K), or (n,) or
+                (n, 1) for a binary model; a torch module is put into eval mode meanwhile and runs
+                on the device that it is on
+    x, y        float (n, …) inside the box, and int (n,), the true classes
+    threat      robust.Linf(8 / 255), robust.L2(0.5), robust.L1(12)
+    attacks     names as on the command line ("pgd,steps=10"), or attacks; each runs on what the
+                former ones left
+    targeted    None, "next", "random", "least-likely", or a class that samples shall become
+    every       run each attack on every sample
+    curve       measure accuracy at further eps too, by a short attack
+    batch_size  samples attacked at once; None: as many as 512 MiB hold, at most 128
+    out         a folder for the run and its report; None: keep the outcomes in memory
+    resume      go on with the run in `out`
+
+    Returns a Report. Raises RobustError for input that cannot be used.
+    """
+    module = model if isinstance(model, nn.Module) else _Callable(model)
+    check_batch(x, y, threat)
+    source = from_arrays(x, y, low=threat.low, high=threat.high)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    chosen = parse_attacks_and_instances(attacks)
+    spec = plan(
+        in_memory(module),
+        source,
+        {"source": "in memory"},
+        threat,
+        chosen,
+        targeted=None if targeted is None else str(targeted),
+        every=every,
+        curve=curve,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    run = engine.Evaluation(spec, module, source, chosen)
+    if out is None:
+        store = MemoryStore()
+        for _ in run.run(store):
+            pass
+        record = new_record("attack", spec.to_dict(), spec.hash, [])
+        return Report({**record, "status": "done"}, store.shards.values())
+    folder = RunFolder.start(Path(out), spec, argv(), resume=resume)
+    for _ in run.run(folder):
+        pass
+    return conclude(folder)
+
+
+class _Callable(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def parse_attacks_and_instances(attacks: Iterable[str | Attack]) -> list[Attack]:
+    """Attacks from a mixture of texts and instances, in order."""
+    found: list[Attack] = []
+    for attack in attacks:
+        found += parse_attacks([attack]) if isinstance(attack, str) else [attack]
+    labels = [label(attack) for attack in found]
+    return [attack for i, attack in enumerate(found) if labels[i] not in labels[:i]]
+
+
+def plan(
+    loaded: Loaded,
+    source: Source,
+    data: dict[str, Any],
+    threat: Threat,
+    attacks: Sequence[Attack],
+    *,
+    device: torch.device,
+    limit: int | None = None,
+    targeted: str | None = None,
+    every: bool = False,
+    shuffle: bool = False,
+    curve: bool = True,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> RunSpec:
+    """Everything checked and decided before the first step: the spec of a run.
+
+    Raises RobustError where model, data, threat and attacks do not fit each other.
+    """
+    if not attacks:
+        raise RobustError("no attack was named; see `robust list attacks`")
+    for attack in attacks:
+        attack.check(threat)
+    if limit is not None and limit < 1:
+        raise RobustError(f"--limit must be at least 1, not {limit}")
+    if batch_size is not None and batch_size < 1:
+        raise RobustError(f"--batch-size must be at least 1, not {batch_size}")
+    classes = examine(loaded.module, source, targeted)
+    facts = loaded.info.to_dict()
+    return RunSpec(
+        model={
+            **{key: facts[key] for key in ("path", "kind", "sha256", "arch", "parameters")},
+            "num_classes": classes,
+            "classes": facts["classes"],
+            "mean": facts["mean"],
+            "std": facts["std"],
+        },
+        data={
+            **data,
+            "fingerprint": source.fingerprint(),
+            "n": len(source),
+            "shape": list(source.shape),
+            "classes": None if source.classes is None else list(source.classes),
+        },
+        threat={"norm": threat.norm, "eps": threat.eps, "low": threat.low, "high": threat.high},
+        attacks=[
+            {
+                "name": name_of(attack),
+                "label": label(attack),
+                "params": attack.params,
+                "access": str(attack.access),
+            }
+            for attack in attacks
+        ],
+        batch_size=batch_size or auto_batch_size(loaded.module, source, device),
+        limit=limit,
+        targeted=targeted,
+        every=every,
+        shuffle=shuffle,
+        curve=list(engine.CURVE) if curve else [],
+        seed=seed,
+        device=str(device),
+    )
+
+
+def conclude(folder: RunFolder) -> Report:
+    """Mark a run as done and write report.json and report.html from its rows."""
+    folder.save(status="done")
+    return write_report(folder)
+
+
+def write_report(folder: RunFolder) -> Report:
+    """Derive report.json and report.html anew from the rows of a run."""
+    report = Report(folder.record, folder.shards())
+    write_text(folder.path / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
+    write_text(folder.path / "report.html", render(report))
+    return report
+
+
+__all__ = ["DataSpec", "conclude", "evaluate", "plan", "write_report"]

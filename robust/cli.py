@@ -1,0 +1,219 @@
+"""The command line. Heavy parts are imported inside the commands, so that --help is instant."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .core.errors import RobustError
+
+RUNS = Path("runs")
+
+
+class _Group(click.Group):
+    """Turns bad input into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RobustError as error:
+            click.secho(f"robust: {error}", fg="red", err=True)
+            ctx.exit(2)
+
+
+class _Number(click.ParamType):
+    """A decimal or a fraction: 0.3, 8/255."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        from .registry import number
+
+        try:
+            return float(value) if isinstance(value, int | float) else number(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor a fraction like 8/255", param, ctx)
+
+
+class _Numbers(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = tuple(_Number().convert(part, param, ctx) for part in value.split(","))
+        if self.count and len(found) != self.count:
+            self.fail(f"{value!r}: {self.count} numbers with a comma between them", param, ctx)
+        return found
+
+
+class _BatchSize(click.ParamType):
+    name = "n|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not (value.isdigit() and int(value)):
+            self.fail(f"{value!r} is neither a positive number nor auto", param, ctx)
+        return int(value)
+
+
+NUMBER, NUMBERS, BATCH_SIZE = _Number(), _Numbers(), _BatchSize()
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="robust")
+def main() -> None:
+    """How robust is your model really, and how to make it more so.
+
+    \b
+    robust train --adv pgd            train a robust model on the embedded digits → m.pt
+    robust attack --model m.pt        attack it; the report is in runs/
+    robust list attacks               what there is to attack with
+    """
+
+
+def model_options(command: Any) -> Any:
+    """How a model file is to be read."""
+    for option in reversed(
+        [
+            click.option("--arch", metavar="NAME", help="Architecture of a plain state dict: a "
+                         "name (see `robust list architectures`) or file.py:factory, which runs "
+                         "that file."),
+            click.option("--mean", type=NUMBERS, help="Normalisation to put inside the model, per "
+                         "channel, in the range of the data: 0.49,0.48,0.45."),
+            click.option("--std", type=NUMBERS, help="See --mean."),
+            click.option("--trust-pickle", is_flag=True, help="Load a fully pickled module. This "
+                         "runs whatever code is in the file."),
+            click.option("--probabilities", is_flag=True, help="The model returns probabilities: "
+                         "take their logarithm as logits."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option(
+    "--model",
+    "path",
+    required=True,
+    metavar="FILE",
+    help="Checkpoint of `robust train`, "
+    "state dict, .safetensors, TorchScript or torch.export archive.",
+)
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="digits, x.npz, x.h5, a folder of images by class, "
+    "x.parquet, hf:NAME. Default: what the checkpoint names, else digits.",
+)
+@click.option("--split", metavar="NAME", help="The part of the data, where it has parts.")
+@click.option(
+    "--range",
+    "box",
+    type=_Numbers(2),
+    metavar="LOW,HIGH",
+    help="The range of the "
+    "data; the model takes values in it. Default: the checkpoint's, else 0,1.",
+)
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="NAME[,KEY=VALUE…]",
+    default=("auto",),
+    show_default=True,
+    help="Repeatable; each runs on what the former ones left. See `robust list attacks`.",
+)
+@click.option(
+    "--norm", type=click.Choice(["linf", "l2", "l1"]), help="Default: the checkpoint's, else linf."
+)
+@click.option(
+    "--eps",
+    type=NUMBER,
+    help="Radius in the units of the data, such as 8/255. Default: the checkpoint's.",
+)
+@click.option(
+    "--targeted",
+    metavar="RULE",
+    help="Turn samples into a class: next, random, "
+    "least-likely, or its number. Default: any wrong class counts.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Attack only N samples.")
+@click.option("--shuffle", is_flag=True, help="Take samples in a random order (from --seed).")
+@click.option(
+    "--every", is_flag=True, help="Run each attack on every sample, for figures of its own; slower."
+)
+@click.option(
+    "--curve/--no-curve",
+    default=True,
+    show_default=True,
+    help="Measure accuracy at further eps too, by a short attack.",
+)
+@click.option(
+    "--batch-size",
+    type=BATCH_SIZE,
+    default="auto",
+    show_default=True,
+    help="Samples attacked at once; also the unit of storage and resume.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the run. Default: a new one in runs/."
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --out, or with the latest unfinished one of these options.",
+)
+@click.option(
+    "--fail-under",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Exit with 1 if robust accuracy is below X (a release gate).",
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print report.json, and nothing else, to stdout."
+)
+@model_options
+def attack(**options: Any) -> None:  # fmt: skip
+    """Attack a model and write a robustness report.
+
+    A checkpoint that `robust train` wrote needs no option but --model; every one can be given.
+
+    \b
+    robust attack --model m.pt
+    robust attack --model m.pt2 --data test.npz --norm linf --eps 8/255 --limit 1000
+    robust attack --model weights.pt --arch net.py:make --mean 0.5 --std 0.5 \\
+        --data test/ --eps 0.03 --attack pgd,steps=50,restarts=5 --fail-under 0.4
+    """
+    from .commands import run_attack
+
+    sys.exit(run_attack(RUNS, **options))
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+def report(runs: tuple[Path, ...]) -> None:
+    """Write report.html and report.json of RUNS anew from their stored outcomes."""
+    from .commands import rewrite_reports
+
+    rewrite_reports(runs)
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["attacks", "defenses", "architectures"]))
+def list_(what: str) -> None:
+    """List what there is: attacks, defenses or architectures."""
+    from .commands import print_list
+
+    print_list(what)

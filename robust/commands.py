@@ -1,0 +1,219 @@
+"""What the commands of the CLI do, once their options are read."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from . import api, console
+from .core.attack import Attack
+from .core.errors import RobustError
+from .core.threat import Threat
+from .data import DataSpec, Source, open_data
+from .evaluation import Evaluation
+from .models import Loaded, load_model
+from .registry import parse_attacks
+from .store import RunFolder, argv, choose_folder, find_unfinished
+
+INTERRUPTED = 130
+
+
+def choose_device(name: str) -> torch.device:
+    """auto: the first GPU if there is one. RobustError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RobustError(f"the device {name!r} is not available: use --device cpu") from error
+    return device
+
+
+def run_attack(runs: Path, **options: Any) -> int:
+    """`robust attack`: the exit code."""
+    loaded = load_model(
+        options["path"],
+        arch=options["arch"],
+        mean=options["mean"],
+        std=options["std"],
+        trust_pickle=options["trust_pickle"],
+        probabilities=options["probabilities"],
+    )
+    data = _data_spec(loaded, options["data"], options["split"], options["box"])
+    threat = _threat(loaded, data, options["norm"], options["eps"])
+    attacks = parse_attacks(options["attacks"])
+    device = choose_device(options["device"])
+    loaded.module.to(device)
+    source = _open(loaded, data, options["data"])
+    size = options["batch_size"]
+    spec = api.plan(
+        loaded,
+        source,
+        data.to_dict(),
+        threat,
+        attacks,
+        device=device,
+        limit=options["limit"],
+        targeted=options["targeted"],
+        every=options["every"],
+        shuffle=options["shuffle"],
+        curve=options["curve"],
+        batch_size=None if size == "auto" else size,
+        seed=options["seed"],
+    )
+    if not options["shuffle"]:
+        _warn_if_sorted(source, options["limit"])
+    out = options["out"]
+    if out is None and options["resume"]:
+        out = find_unfinished(runs, spec.hash)
+    out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
+    folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
+
+    quiet = options["quiet"]
+    _measure(Evaluation(spec, loaded.module, source, attacks), folder, options["path"], quiet)
+    report = api.conclude(folder)
+    if options["as_json"]:
+        print(json.dumps(report.to_json(), indent=1))
+    elif not quiet:
+        console.attack_results(report, str(folder.path / "report.html"))
+    gate = options["fail_under"]
+    if gate is not None and report.robust_accuracy < gate:
+        if not quiet:
+            found = f"{report.robust_accuracy:.4g}"
+            click.echo(f"robust: robust accuracy {found} is below --fail-under {gate:g}", err=True)
+        return 1
+    return 0
+
+
+def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> None:
+    """Run to the end; an interruption or error leaves a folder that says so, if any."""
+    threat, data = run.spec.threat, run.spec.data
+    title = f"{model} on {data['source']}  {threat['norm']} eps {threat['eps']:.4g}"
+    progress = console.AttackProgress(title)
+    try:
+        if folder.done():
+            folder.save(status="running")
+        for _ in console.follow(run.run(folder), progress, quiet=quiet):
+            pass
+    except KeyboardInterrupt:
+        if folder.done():
+            folder.save(status="interrupted")
+            click.echo(
+                f"robust: interrupted; {len(folder.done())} shards are kept. To go on, repeat the "
+                f"command with --resume --out {folder.path}",
+                err=True,
+            )
+        else:
+            click.echo("robust: interrupted before anything was measured", err=True)
+        sys.exit(INTERRUPTED)
+    except RobustError as error:
+        if folder.done():
+            folder.save(status="failed")
+            raise RobustError(f"{error} (what was measured is kept in {folder.path})") from error
+        raise
+
+
+def _data_spec(
+    loaded: Loaded, source: str | None, split: str | None, box: tuple[float, float] | None
+) -> DataSpec:
+    """What --data, --split and --range say, completed by what the checkpoint knows."""
+    known = loaded.info.data
+    threat = loaded.info.threat or {}
+    low, high = box or (threat.get("low", 0.0), threat.get("high", 1.0))
+    if source is None and known is not None:
+        spec = DataSpec.from_dict(known)
+        return replace(spec, split=split or spec.split, low=low, high=high)
+    return DataSpec(source=source or "digits", split=split, low=low, high=high)
+
+
+def _open(loaded: Loaded, data: DataSpec, given: str | None) -> Source:
+    """Open the data; an error about data that nobody typed says where their name came from."""
+    try:
+        source = open_data(data)
+    except RobustError as error:
+        if given is None and loaded.info.data is not None:
+            raise RobustError(
+                f"{error} (the checkpoint names these data; give others by --data)"
+            ) from error
+        raise
+    shape = loaded.info.shape
+    if given is None and loaded.info.data is None and shape not in (None, source.shape):
+        raise RobustError(f"the model takes samples of shape {shape}: say which data by --data")
+    return source
+
+
+def _threat(loaded: Loaded, data: DataSpec, norm: str | None, eps: float | None) -> Threat:
+    known = loaded.info.threat or {}
+    if eps is None and norm in (None, known.get("norm")):
+        eps = known.get("eps")
+    if eps is None:
+        raise RobustError(
+            "say how far an attacker may go: --eps 8/255, say, and --norm if not linf"
+        )
+    chosen: Any = norm or known.get("norm", "linf")
+    return Threat(chosen, eps, data.low, data.high)
+
+
+def _warn_if_sorted(source: Source, limit: int | None) -> None:
+    if limit is None or limit >= len(source):
+        return
+    labels = source.labels()
+    taken, there = len(set(labels[:limit].tolist())), len(set(labels.tolist()))
+    if taken < min(there, limit) / 2:
+        click.echo(
+            f"robust: the first {limit} samples have {taken} of the {there} classes; "
+            "--shuffle takes them in random order",
+            err=True,
+        )
+
+
+def rewrite_reports(runs: Sequence[Path]) -> None:
+    """`robust report`."""
+    for path in runs:
+        folder = RunFolder.open(path)
+        report = api.write_report(folder)
+        low, high = report.robust_accuracy_ci
+        click.echo(
+            f"{path / 'report.html'}  clean {report.clean_accuracy:.1%}  robust "
+            f"{report.robust_accuracy:.1%} ({low:.1%} to {high:.1%})  n = {report.n}"
+        )
+
+
+def print_list(what: str) -> None:
+    """`robust list`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .models import architectures
+    from .registry import find, names
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    if what == "architectures":
+        table.add_column("name", no_wrap=True)
+        table.add_column("")
+        for name, factory in architectures().items():
+            table.add_row(name, (factory.__doc__ or "").strip().splitlines()[0])
+    else:
+        for column in ("name", "access" if what == "attacks" else "family"):
+            table.add_column(column, no_wrap=True)
+        if what == "attacks":
+            table.add_column("norms", no_wrap=True)
+        table.add_column("paper", no_wrap=True)
+        table.add_column("")
+        for name in names(what):
+            cls = find(what, name)
+            summary = (cls.__doc__ or "").strip().splitlines()[0]
+            table.add_row(name, *_facts(cls, what), cls.paper or "–", summary)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _facts(cls: type[Attack], what: str) -> list[str]:
+    if what == "attacks":
+        return [str(cls.access), " ".join(n for n in ("linf", "l2", "l1") if n in cls.norms)]
+    return [str(getattr(cls, "family", "–"))]

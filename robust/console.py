@@ -1,0 +1,198 @@
+"""Events → what people see: a live display in a terminal, plain lines elsewhere.
+
+Progress goes to stderr; results go to stdout.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from . import evaluation as engine
+from .core.outcome import Shard
+from .core.victim import Ledger
+
+_PLAIN_INTERVAL = 5.0  # seconds between plain progress lines
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 1 min 20 s, 3 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass
+class _Tally:
+    given: int = 0
+    broken: int = 0
+    seconds: float = 0.0
+
+
+class AttackProgress:
+    """Where an attack run stands, told by its events."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.total = self.measured = self.earlier = self.correct = self.robust = 0
+        self.tallies: dict[str, _Tally] = {}
+        self.running: tuple[str, int, Ledger] | None = None
+        self.began = time.monotonic()
+
+    def on(self, event: engine.Event) -> None:
+        match event:
+            case engine.Started():
+                self.total, self.earlier = event.total, event.done
+                self.tallies = {name: _Tally() for name in event.attacks}
+            case engine.AttackStarted():
+                self.running = (event.attack, event.given, event.ledger)
+            case engine.AttackDone():
+                self.running = None
+                if event.attack in self.tallies:
+                    tally = self.tallies[event.attack]
+                    tally.given += event.given
+                    tally.broken += event.broken
+                    tally.seconds += event.seconds
+            case engine.ShardDone():
+                self._count(event.shard)
+
+    def _count(self, shard: Shard) -> None:
+        correct = shard.prediction == shard.labels
+        broken = correct & False
+        for rows in shard.attacks:
+            broken[rows.rows[rows.success]] = True
+        self.measured += len(shard)
+        self.correct += int(correct.sum())
+        self.robust += int((correct & ~broken).sum())
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the remaining samples will take at the pace so far."""
+        if not self.measured:
+            return None
+        missing = self.total - self.earlier - self.measured
+        return self.elapsed / self.measured * missing
+
+    def worth_a_line(self, event: engine.Event, since: float) -> bool:
+        """Whether a log that last had a line `since` seconds ago should get one now."""
+        last = self.earlier + self.measured == self.total
+        return isinstance(event, engine.ShardDone) and (last or since >= _PLAIN_INTERVAL)
+
+    def line(self) -> str:
+        """One plain line."""
+        parts = [f"{self.earlier + self.measured}/{self.total} samples"]
+        if self.measured:
+            parts += [
+                f"clean {self.correct / self.measured:.1%}",
+                f"robust {self.robust / self.measured:.1%}",
+            ]
+        parts.append(duration(self.elapsed))
+        if self.left:
+            parts.append(f"about {duration(self.left)} left")
+        return "  ".join(parts)
+
+    def __rich__(self) -> RenderableType:
+        done = self.earlier + self.measured
+        head = Table.grid(padding=(0, 1), expand=True)
+        head.add_column(ratio=1)
+        head.add_column(justify="right", no_wrap=True)
+        left = f", about {duration(self.left)} left" if self.left else ""
+        head.add_row(
+            ProgressBar(total=max(1, self.total), completed=done),
+            f"{done}/{self.total}  {duration(self.elapsed)}{left}",
+        )
+        parts: list[RenderableType] = [Text(self.title, style="bold", overflow="ellipsis"), head]
+        if self.measured:
+            parts.append(
+                Text(
+                    f"so far: clean {self.correct / self.measured:.1%}, "
+                    f"robust {self.robust / self.measured:.1%} of {self.measured}"
+                )
+            )
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("attack", overflow="fold")
+        for name in ("given", "broken", "time"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, tally in self.tallies.items():
+            table.add_row(name, str(tally.given), str(tally.broken), duration(tally.seconds))
+        parts.append(table)
+        if self.running:
+            name, given, ledger = self.running
+            spent = int(ledger.forwards.sum()) / max(1, given)
+            parts.append(Text(f"{name} on {given} samples: {spent:.0f} forwards each", style="dim"))
+        return Group(*parts)
+
+
+@contextmanager
+def showing(progress: Any, *, quiet: bool) -> Iterator[None]:
+    """Keep `progress` on the screen while the body feeds it; nothing where `quiet`."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with Live(progress, console=console, refresh_per_second=4, transient=True):
+        yield
+
+
+def follow(events: Iterable[Any], progress: Any, *, quiet: bool) -> Iterator[Any]:
+    """Pass events on, shown by `progress` (its `on`, `line` and `__rich__`) on the way."""
+    plain = not quiet and not Console(stderr=True).is_terminal
+    if plain:
+        print(progress.title, file=sys.stderr, flush=True)
+    told = time.monotonic()
+    with showing(progress, quiet=quiet):
+        for event in events:
+            progress.on(event)
+            if plain and progress.worth_a_line(event, time.monotonic() - told):
+                print(progress.line(), file=sys.stderr, flush=True)
+                told = time.monotonic()
+            yield event
+
+
+def attack_results(report: Any, where: str | None) -> None:
+    """The figures of a finished attack run, on stdout."""
+    console = Console(highlight=False, markup=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("attack", overflow="fold")
+    for name in ("given", "broken", "robust", "f / b per sample", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for attack in report.attacks:
+        spent = "–"
+        if attack["given"]:
+            spent = f"{attack['forwards_per_sample']:.0f} / {attack['backwards_per_sample']:.0f}"
+        table.add_row(
+            attack["label"],
+            str(attack["given"]),
+            str(attack["successes"]),
+            f"{attack['robust_accuracy']:.1%}",
+            spent,
+            duration(attack["seconds"]),
+        )
+    console.print(table)
+    low, high = report.robust_accuracy_ci
+    console.print(
+        Text.assemble(
+            f"clean accuracy {report.clean_accuracy:.1%}, ",
+            (f"robust accuracy {report.robust_accuracy:.1%}", "bold"),
+            f" (95% interval {low:.1%} to {high:.1%}), n = {report.n}",
+        )
+    )
+    for note in report.notes:
+        console.print(f"note: {note}", style="yellow")
+    if where:
+        console.print(f"report: {where}", soft_wrap=True)

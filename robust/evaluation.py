@@ -1,0 +1,287 @@
+"""The engine: a cascade of attacks over a data set, shard by shard.
+
+It yields events and prints nothing. What it stores is what it measured itself: every
+candidate of an attack is checked again on the original model.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .core.attack import Attack
+from .core.errors import RobustError
+from .core.goal import Goal
+from .core.outcome import AttackRows, RunSpec, Shard
+from .core.rng import derive, generator, seeded
+from .core.threat import Threat
+from .core.victim import Access, Ledger, Victim
+from .data import Batch, Source
+from .preflight import forward, frozen, refuse_bad_answers
+from .registry import label, parse_attack
+from .store import Store
+
+CURVE = (0.25, 0.5, 0.75, 1.5, 2.0)
+CURVE_ATTACK = "apgd,steps=20,loss=margin"
+
+
+@dataclass(frozen=True)
+class Started:
+    """total samples, of which `done` were measured in an earlier session; shards likewise."""
+
+    total: int
+    done: int
+    shards: int
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttackStarted:
+    """An attack begins on `given` samples; `ledger` goes on changing while it runs."""
+
+    shard: int
+    attack: str
+    given: int
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class AttackDone:
+    """It reached its goal on `broken` of the `given` samples."""
+
+    shard: int
+    attack: str
+    given: int
+    broken: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """A shard is measured and stored (`resumed`: in an earlier session)."""
+
+    shard: Shard
+    resumed: bool = False
+
+
+Event = Started | AttackStarted | AttackDone | ShardDone
+
+
+@dataclass
+class Evaluation:
+    """One model, one data set, one cascade: what `run` needs beside the spec.
+
+    model       pixels in [low, high] to logits, on the spec's device; put into eval mode and
+                given back as it was
+    attacks     the instances that spec.attacks describes, in the same order
+    """
+
+    spec: RunSpec
+    model: nn.Module
+    source: Source
+    attacks: Sequence[Attack]
+    threat: Threat = field(init=False)
+    device: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.threat = Threat(**self.spec.threat)
+        self.device = torch.device(self.spec.device)
+        for attack in self.attacks:
+            attack.check(self.threat)
+
+    def run(self, store: Store) -> Iterator[Event]:
+        """Measure every shard that the store does not have yet."""
+        order = self._order()
+        size = self.spec.batch_size
+        starts = range(0, len(order), size)
+        done = store.done()
+        finished = sum(min(size, len(order) - start) for i, start in enumerate(starts) if i in done)
+        labels = tuple(label(attack) for attack in self.attacks)
+        yield Started(len(order), finished, len(starts), labels)
+        with frozen(self.model):
+            for index, start in enumerate(starts):
+                if index in done:
+                    continue
+                batch = self.source.batch(order[start : start + size])
+                with seeded(self.spec.seed, "model", index):
+                    shard = yield from self._measure(index, batch)
+                store.write(shard)
+                yield ShardDone(shard)
+
+    def _order(self) -> np.ndarray:
+        order = np.arange(len(self.source))
+        if self.spec.shuffle:
+            rng = generator(self.spec.seed, "order")
+            order = torch.randperm(len(order), generator=rng).numpy()
+        return order[: self.spec.limit]
+
+    def _measure(self, index: int, batch: Batch) -> Generator[Event, None, Shard]:
+        began = time.perf_counter()
+        x, y = batch.x.to(self.device), batch.y.to(self.device)
+        logits = forward(self.model, x)
+        refuse_bad_answers(logits, batch.ids)
+        targets = choose_targets(self.spec.targeted, logits, y, batch.ids, self.spec.seed)
+        goal = Goal(y if targets is None else targets, targeted=targets is not None)
+        attackable = (logits.argmax(1) == y) & ~goal.reached(logits)
+        broken_at = torch.full(y.shape, float("inf"), dtype=torch.float64, device=self.device)
+        broken_at[logits.argmax(1) != y] = 0
+        broken = torch.zeros_like(attackable)
+
+        found: list[AttackRows] = []
+        for attack in self.attacks:
+            rows = (attackable if self.spec.every else attackable & ~broken).nonzero().squeeze(1)
+            result = yield from self._attack(
+                index, attack, label(attack), x, goal, rows, self.threat
+            )
+            success = torch.from_numpy(result.success).to(self.device)
+            broken[rows[success]] = True
+            found.append(result)
+        broken_at[broken] = self.threat.eps
+        yield from self._curve(index, x, goal, attackable, broken_at)
+
+        kept = sorted({int(row) for result in found for row in result.rows[result.success]})
+        confidence, prediction = logits.softmax(1).max(1)
+        return Shard(
+            index=index,
+            ids=batch.ids.numpy(),
+            labels=batch.y.numpy(),
+            targets=_array(-torch.ones_like(y) if targets is None else targets),
+            prediction=_array(prediction),
+            confidence=_array(confidence.double()),
+            margin=_array(goal.margin(logits).double()),
+            attackable=_array(attackable),
+            broken_at=_array(broken_at),
+            kept=np.array(kept, dtype=np.int64),
+            x=_array(x[torch.tensor(kept, dtype=torch.int64, device=self.device)].float()),
+            seconds=time.perf_counter() - began,
+            attacks=found,
+        )
+
+    def _attack(
+        self,
+        index: int,
+        attack: Attack,
+        name: str,
+        x: Tensor,
+        goal: Goal,
+        rows: Tensor,
+        threat: Threat,
+    ) -> Generator[Event, None, AttackRows]:
+        """One attack on the samples `rows` of a shard: its rows, every candidate verified."""
+        x, goal = x[rows], goal[rows]
+        victim = Victim(self.model, len(rows), attack.access, self.device)
+        yield AttackStarted(index, name, len(rows), victim.ledger)
+        began = time.perf_counter()
+        x_adv = x
+        if len(rows):
+            rng = generator(self.spec.seed, name, index)
+            with torch.no_grad():
+                x_adv = attack.search(victim, x, goal, threat, rng)
+        seconds = time.perf_counter() - began
+        result = self._verify(name, rows, x, x_adv, goal, threat, victim.ledger)
+        result.seconds = seconds
+        yield AttackDone(index, name, len(rows), int(result.success.sum()), seconds)
+        return result
+
+    def _verify(
+        self,
+        name: str,
+        rows: Tensor,
+        x: Tensor,
+        x_adv: Tensor,
+        goal: Goal,
+        threat: Threat,
+        ledger: Ledger,
+    ) -> AttackRows:
+        """Measure candidates on the original model: finite, in ball and box, goal reached."""
+        if x_adv.shape != x.shape:
+            raise RobustError(
+                f"{name} returned shape {tuple(x_adv.shape)} for samples of {tuple(x.shape)}"
+            )
+        n = len(x)
+        refused = torch.zeros(n, dtype=torch.int64, device=x.device)
+        refused[~threat.in_box(x_adv)] = 3
+        refused[~threat.in_ball(x, x_adv)] = 2
+        refused[~x_adv.flatten(1).isfinite().all(1)] = 1
+        safe = torch.where((refused == 0).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
+        logits = forward(self.model, safe) if n else torch.zeros(0, 2, device=x.device)
+        success = goal.reached(logits) & (refused == 0)
+        survives = torch.full_like(refused, -1)
+        if self.source.image and bool(success.any()):
+            low, span = threat.low, threat.high - threat.low
+            rounded = ((safe[success] - low) / span * 255).round() / 255 * span + low
+            survives[success] = goal[success].reached(forward(self.model, rounded)).long()
+        confidence, prediction = logits.softmax(1).max(1)
+        return AttackRows(
+            label=name,
+            rows=_array(rows),
+            success=_array(success),
+            prediction=_array(prediction),
+            confidence=_array(confidence.double()),
+            distance=_array(threat.distance(x, safe)) if n else np.zeros(0),
+            margin=_array(goal.margin(logits).double()),
+            survives_8bit=_array(survives),
+            forwards=_array(ledger.forwards),
+            backwards=_array(ledger.backwards),
+            queries=_array(ledger.queries),
+            refused=_array(refused),
+            x_adv=_array(safe[success].float()),
+            seconds=0.0,
+        )
+
+    def _curve(
+        self, index: int, x: Tensor, goal: Goal, attackable: Tensor, broken_at: Tensor
+    ) -> Iterator[Event]:
+        """Fill in broken_at at the further eps of the curve, by a short attack.
+
+        Downwards only what broke at the next larger eps is attacked, upwards only what is left:
+        accuracy is monotone in eps, so what is skipped can only make the curve an upper bound.
+        """
+        eps = self.threat.eps
+        if not (eps > 0 and any(attack.access == Access.GRADIENT for attack in self.attacks)):
+            return
+        down = sorted((factor for factor in self.spec.curve if factor < 1), reverse=True)
+        up = sorted(factor for factor in self.spec.curve if factor > 1)
+        reached = eps
+        for factor in [*down, *up]:
+            left = attackable & (broken_at == reached if factor < 1 else broken_at.isinf())
+            rows, reached = left.nonzero().squeeze(1), factor * eps
+            result = yield from self._attack(
+                index,
+                parse_attack(CURVE_ATTACK),
+                f"curve at {factor:g} eps",
+                x,
+                goal,
+                rows,
+                replace(self.threat, eps=reached),
+            )
+            success = torch.from_numpy(result.success).to(self.device)
+            broken_at[rows[success]] = reached
+
+
+def choose_targets(
+    rule: str | None, logits: Tensor, y: Tensor, ids: Tensor, seed: int
+) -> Tensor | None:
+    """The class that each sample shall be turned into, int64 (n,); None where untargeted.
+
+    rule: "next" (y + 1), "random" (any but y, from the sample's id and the seed), "least-likely"
+    (smallest logit), or the number of a class.
+    """
+    if rule is None:
+        return None
+    classes = logits.shape[1]
+    if rule == "next":
+        return (y + 1) % classes
+    if rule == "random":
+        draws = [derive(seed, "target", int(i)) % (classes - 1) for i in ids]
+        return (y + 1 + torch.tensor(draws, device=y.device)) % classes
+    if rule == "least-likely":
+        return logits.argmin(1)
+    return torch.full_like(y, int(rule))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

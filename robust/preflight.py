@@ -1,0 +1,131 @@
+"""Before any work: does this model fit these data, and how large may a batch be?"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .core.errors import RobustError
+from .core.goal import as_logits
+from .data import Source
+
+TARGET_RULES = ("next", "random", "least-likely")
+_BATCH_LIMIT = {"cpu": 128, "cuda": 512}
+_CPU_BUDGET = 512 * 2**20  # bytes that the forward of one batch may keep for its backward
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient to parameters, and both as they were afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, grad in wanted:
+            parameter.requires_grad_(grad)
+
+
+def forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, K ≥ 2) without gradient; an error inside the model becomes one line."""
+    try:
+        with torch.no_grad():
+            return as_logits(model(x), len(x))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RobustError(
+            f"the model does not accept samples of shape {tuple(x.shape[1:])}: {reason[0]}"
+        ) from error
+
+
+def examine(model: nn.Module, source: Source, targeted: str | None = None) -> int:
+    """The number of classes K; RobustError unless the model answers these data with logits.
+
+    Checked: the shape of samples and answers, NaN and infinity, probabilities instead of logits,
+    every label of the data set in 0 … K−1, the target class.
+    """
+    count = min(len(source), 64)
+    batch = source.batch(np.linspace(0, len(source) - 1, count).astype(np.int64))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with frozen(model):
+        logits = forward(model, batch.x.to(device))
+        raw = model(batch.x.to(device)).detach()
+    refuse_bad_answers(logits, batch.ids)
+    if _probabilities(raw):
+        raise RobustError(
+            "the model returns probabilities; attacks need logits, because a saturated softmax "
+            "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities to "
+            "take logarithms"
+        )
+    classes = logits.shape[1]
+    labels = source.labels()
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise RobustError(
+            f"sample {wrong[0]} has the label {labels[wrong[0]]}, but the model has {classes} "
+            f"classes (0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are out of range"
+        )
+    if targeted is not None and targeted not in TARGET_RULES:
+        if not targeted.isdigit():
+            rules = ", ".join(TARGET_RULES)
+            raise RobustError(
+                f"--targeted takes {rules} or the number of a class, not {targeted!r}"
+            )
+        if int(targeted) >= classes:
+            raise RobustError(
+                f"--targeted {targeted}: the model has {classes} classes (0 to {classes - 1})"
+            )
+    return classes
+
+
+def refuse_bad_answers(logits: Tensor, ids: Tensor) -> None:
+    """RobustError naming the first sample whose logits are NaN or infinite."""
+    bad = (~logits.isfinite().all(1)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise RobustError(
+            f"the model returns NaN or infinite logits for sample {int(ids[row])}: "
+            "check the checkpoint and the normalisation"
+        )
+
+
+def _probabilities(output: Tensor) -> bool:
+    inside = bool(((output >= 0) & (output <= 1)).all())
+    if output.dim() == 1 or output.shape[1] == 1:
+        return inside and len(output) >= 16
+    return inside and bool(((output.double().sum(1) - 1).abs() < 1e-3).all())
+
+
+def auto_batch_size(model: nn.Module, source: Source, device: torch.device) -> int:
+    """The largest power of two up to 128 (512 on a GPU) whose backward fits the memory budget.
+
+    Measured: the bytes that one forward of two samples keeps for its backward. The budget is
+    512 MiB, on a GPU a quarter of what is free.
+    """
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = source.batch(np.arange(min(2, len(source)))).x.to(device).requires_grad_()
+    watching = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with frozen(model), torch.enable_grad(), watching:
+        model(x)
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    per_sample = sum(size for address, size in kept.items() if address not in own) / len(x)
+    budget = _CPU_BUDGET
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] // 4
+    limit = _BATCH_LIMIT.get(device.type, 128)
+    size = int(min(limit, max(1, budget // max(1, per_sample))))
+    return 1 << (size.bit_length() - 1)

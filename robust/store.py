@@ -1,0 +1,223 @@
+"""The run folder: run.json, one HDF5 file a shard, written whole or not at all.
+
+RUN/run.json            what was asked (RunSpec), status, argv, versions
+RUN/shards/00000.h5     the rows of one shard and its adversarial examples
+RUN/report.json, RUN/report.html    derived from those, by robust.reports
+"""
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .core.errors import RobustError
+from .core.files import write_text, write_whole
+from .core.outcome import SCHEMA_VERSION, AttackRows, RunSpec, Shard
+
+
+def versions() -> dict[str, str]:
+    """What could change a figure: versions of this package, Python, torch, numpy; the platform."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("robust", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def new_record(kind: str, spec: dict[str, Any], digest: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The contents of run.json at the start of a run of `kind` "attack" or "train"."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "status": "running",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": list(argv),
+        "spec_hash": digest,
+        "spec": spec,
+        "versions": versions(),
+    }
+
+
+class Store(Protocol):
+    """Where the engine puts shards."""
+
+    def done(self) -> set[int]: ...
+    def write(self, shard: Shard) -> None: ...
+
+
+class MemoryStore:
+    """Shards kept in memory, for the Python API without a run folder."""
+
+    def __init__(self) -> None:
+        self.shards: dict[int, Shard] = {}
+
+    def done(self) -> set[int]:
+        return set(self.shards)
+
+    def write(self, shard: Shard) -> None:
+        self.shards[shard.index] = shard
+
+
+class RunFolder:
+    """A run on disk. Nothing is created before the first shard is written."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path, self.record = path, record
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The run in `path`; RobustError if there is none that this version can read."""
+        try:
+            record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            written = record["schema_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RobustError(f"{path} is no run folder: no readable run.json in it") from error
+        if written > SCHEMA_VERSION:
+            raise RobustError(
+                f"{path} was written by a newer version of robust (schema {written}; this one "
+                f"reads up to {SCHEMA_VERSION}): update robust"
+            )
+        return cls(path, record)
+
+    @classmethod
+    def start(cls, path: Path, spec: RunSpec, argv: Sequence[str], *, resume: bool) -> "RunFolder":
+        """A new run in `path`, or with `resume` the one that is there, if it asks the same.
+
+        Raises RobustError if `path` holds a run and `resume` is off, or a run that differs.
+        """
+        if not (path / "run.json").exists():
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RobustError(f"{path} exists and is no run folder; choose another --out")
+            return cls(path, new_record("attack", spec.to_dict(), spec.hash, argv))
+        there = cls.open(path)
+        if not resume:
+            raise RobustError(f"{path} holds a run already; add --resume or choose another --out")
+        if there.record.get("kind") != "attack":
+            raise RobustError(f"{path} is a {there.record.get('kind')} run, not an attack")
+        if there.record["spec_hash"] != spec.hash:
+            changed = ", ".join(_differences(there.record["spec"], spec.to_dict()))
+            raise RobustError(
+                f"{path} cannot be resumed: {changed} differ from what it was started with; "
+                "give the same options, or another --out"
+            )
+        return there
+
+    @property
+    def spec(self) -> RunSpec:
+        return RunSpec.from_dict(self.record["spec"])
+
+    def save(self, **changes: Any) -> None:
+        """Change entries of run.json and write it, creating the folder if need be."""
+        self.record.update(changes)
+        try:
+            (self.path / "shards").mkdir(parents=True, exist_ok=True)
+            write_text(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
+        except OSError as error:
+            raise RobustError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def done(self) -> set[int]:
+        return {int(path.stem) for path in (self.path / "shards").glob("[0-9]*.h5")}
+
+    def write(self, shard: Shard) -> None:
+        if not (self.path / "run.json").exists():
+            self.save()
+        try:
+            write_whole(self._file(shard.index), lambda path: _write(path, shard))
+        except OSError as error:
+            raise RobustError(f"cannot write to {self.path}: {error}") from error
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards that are there, in order, one at a time."""
+        for index in sorted(self.done()):
+            yield self.read(index)
+
+    def read(self, index: int) -> Shard:
+        try:
+            return _read(self._file(index))
+        except (OSError, KeyError, ValueError) as error:
+            raise RobustError(
+                f"{self._file(index)} is damaged ({error}); delete it and run again with --resume"
+            ) from error
+
+    def _file(self, index: int) -> Path:
+        return self.path / "shards" / f"{index:05d}.h5"
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [key for key in new if old.get(key) != new[key]] or ["the options"]
+
+
+def choose_folder(root: Path, kind: str, name: str) -> Path:
+    """A folder of its own for a new run: root/<kind>-<name>-<number>."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-") or "model"
+    number = 1
+    while (root / f"{kind}-{safe}-{number}").exists():
+        number += 1
+    return root / f"{kind}-{safe}-{number}"
+
+
+def find_unfinished(root: Path, digest: str) -> Path | None:
+    """The newest run below `root` of that spec that has not come to its end."""
+    candidates = []
+    for file in root.glob("*/run.json"):
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if record.get("spec_hash") == digest and record.get("status") != "done":
+            candidates.append((file.stat().st_mtime, file.parent))
+    return max(candidates)[1] if candidates else None
+
+
+def _write(path: Path, shard: Shard) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        _put(file, shard)
+        for number, rows in enumerate(shard.attacks):
+            _put(file.create_group(f"attacks/{number:03d}"), rows)
+
+
+def _put(group: Any, record: Shard | AttackRows) -> None:
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray):
+            packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            options = {**packed, "fletcher32": True} if value.size else {}
+            group.create_dataset(field.name, data=value, **options)
+        elif field.name != "attacks":
+            group.attrs[field.name] = value
+
+
+def _read(path: Path) -> Shard:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        parts = [file["attacks"][key] for key in sorted(file.get("attacks", ()))]
+        attacks = [AttackRows(**_get(group, AttackRows)) for group in parts]
+        return Shard(**_get(file, Shard), attacks=attacks)
+
+
+def _get(group: Any, cls: type) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.name in group.attrs:
+            value = group.attrs[field.name]
+            values[field.name] = value.item() if isinstance(value, np.generic) else value
+        elif field.name != "attacks":
+            values[field.name] = group[field.name][()]
+    return values
+
+
+def argv() -> list[str]:
+    """The command that is running, as a user would type it again."""
+    return ["robust", *sys.argv[1:]]

@@ -1,0 +1,171 @@
+"""What every registered attack promises, tried on each of them; a new file is found by itself."""
+
+import copy
+
+import pytest
+import torch
+
+from robust.core.errors import RobustError
+from robust.core.goal import Goal
+from robust.core.rng import generator
+from robust.core.threat import NORMS, Threat
+from robust.core.victim import Access, Victim
+from robust.registry import label, names, parse_attack
+
+ATTACKS = names("attacks")
+EPS = {"linf": 0.03, "l2": 0.25, "l1": 1.0}
+SHAPES = {"image": (3, 4, 4), "audio": (1, 40), "vector": (20,)}
+GRADIENT = [name for name in ATTACKS if parse_attack(name).access == Access.GRADIENT]
+CASES = [(name, norm) for name in ATTACKS for norm in NORMS if norm in parse_attack(name).norms]
+GRADIENT_CASES = [(name, norm) for name, norm in CASES if name in GRADIENT]
+
+
+def distance(norm, x, z):
+    delta = (z.double() - x.double()).flatten(1)
+    if norm == "linf":
+        return delta.abs().amax(1)
+    return delta.square().sum(1).sqrt() if norm == "l2" else delta.abs().sum(1)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_stays_inside_and_leaves_its_inputs_alone(
+    name, norm, kind, targeted, make_net, make_samples
+):
+    shape = SHAPES[kind]
+    low = -1.0 if kind == "audio" else 0.0
+    net, x = make_net(shape, 4), make_samples(shape, 16, low=low)
+    net.train()
+    y = net(x).argmax(1)
+    target = (y + 1) % 4 if targeted else None
+    before, weights = x.clone(), copy.deepcopy(net.state_dict())
+    threat = Threat(norm, EPS[norm], low, 1.0)
+    x_adv = parse_attack(name)(net, x, y, threat=threat, target=target)
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert not x_adv.requires_grad
+    assert (distance(norm, x, x_adv) <= EPS[norm]).all()
+    assert x_adv.min() >= low
+    assert x_adv.max() <= 1
+    assert torch.equal(x, before)
+    assert all(torch.equal(weights[k], v) for k, v in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert net.training
+    assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_the_seed_alone_decides(name, norm, make_net, make_samples):
+    net, x = make_net((20,), 4), make_samples((20,), 16)
+    y = net(x).argmax(1)
+    threat, attack = Threat(norm, 2 * EPS[norm]), parse_attack(name)
+    first = attack(net, x, y, threat=threat, seed=3)
+    torch.manual_seed(99)
+    torch.rand(7)
+    attack(net, x.flip(0), y.flip(0), threat=threat, seed=8)
+    assert torch.equal(first, attack(net, x, y, threat=threat, seed=3))
+
+    def points(seed):
+        """Every point that the search asks about, and whether it drew a random number."""
+        rng, asked = generator(seed), []
+        state = rng.get_state()
+        victim = Victim(lambda z: asked.append(z.detach().clone()) or net(z), len(x), attack.access)
+        with torch.no_grad():
+            attack.search(victim, x, Goal(y), threat, rng)
+        return asked, not torch.equal(state, rng.get_state())
+
+    ours, draws = points(3)
+    others, _ = points(4)
+    same = all(torch.equal(a, b) for a, b in zip(ours, others, strict=False))
+    assert same != draws
+
+
+@pytest.mark.parametrize(("name", "norm"), GRADIENT_CASES)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_reaches_what_is_easy(name, norm, targeted, make_net, make_samples):
+    net, x = make_net((3, 4, 4), 4), make_samples((3, 4, 4), 24)
+    y = net(x).argmax(1)
+    target = (y + 1) % 4 if targeted else None
+    threat = Threat(norm, {"linf": 0.4, "l2": 3.0, "l1": 12.0}[norm])
+    predicted = net(parse_attack(name)(net, x, y, threat=threat, target=target)).argmax(1)
+    rate = (predicted == target if targeted else predicted != y).float().mean()
+    assert rate >= (0.6 if targeted and name == "fgsm" else 0.85)
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_solved_samples_cost_nothing_more(name, norm, make_net, make_samples):
+    net, x = make_net((20,), 4), make_samples((20,), 16)
+    y = net(x).argmax(1)
+    y[::2] = (y[::2] + 1) % 4  # misclassified from the start
+    attack = parse_attack(name)
+    victim = Victim(net, len(x), attack.access)
+    with torch.no_grad():
+        attack.search(victim, x, Goal(y), Threat(norm, EPS[norm] / 10), generator(0))
+    queries = victim.ledger.queries
+    if name.startswith("apgd") and norm == "l1":  # 60 of 100 steps are in balls that are too large
+        assert (queries[::2] <= 62).all()
+    else:
+        assert (queries[::2] <= 2).all()
+    assert (queries[1::2] > queries[::2].max()).any()
+
+
+@pytest.mark.parametrize(("name", "norm"), GRADIENT_CASES)
+def test_a_goal_that_persists_goes_on(name, norm, make_net, make_samples):
+    attack = parse_attack(name)
+    net, x = make_net((20,), 4), make_samples((20,), 16)
+    y = net(x).argmax(1)
+    threat = Threat(norm, {"linf": 0.4, "l2": 2.0, "l1": 6.0}[norm])
+    loss = torch.nn.functional.cross_entropy
+    found = []
+    for persist in (False, True):
+        with torch.no_grad():
+            victim = Victim(net, len(x))
+            x_adv = attack.search(victim, x, Goal(y, persist=persist), threat, generator(0))
+        found.append(loss(net(x_adv), y).item())
+    assert found[1] >= found[0]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_few_classes_and_one_logit(name, classes, make_net, make_samples):
+    net, x = make_net((20,), classes), make_samples((20,), 12)
+    z = net(x)
+    y = (z[:, 0] > 0).long() if classes == 1 else z.argmax(1)
+    attack = parse_attack(name)
+    norm = next(n for n in NORMS if n in attack.norms)
+    x_adv = attack(net, x, y, threat=Threat(norm, 0.5))
+    z = net(x_adv)
+    predicted = (z[:, 0] > 0).long() if classes == 1 else z.argmax(1)
+    if attack.access == Access.GRADIENT:
+        assert (predicted != y).float().mean() >= 0.6
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_no_room_gives_the_sample_back(name, norm, make_net, make_samples):
+    net, x = make_net((20,), 4), make_samples((20,), 5)
+    assert torch.equal(parse_attack(name)(net, x, net(x).argmax(1), threat=Threat(norm, 0.0)), x)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_documents_itself(name):
+    attack = parse_attack(name)
+    text = type(attack).__doc__
+    assert text
+    assert not text.startswith(type(attack).__name__ + "(")  # what dataclass writes by default
+    assert all(field in text for field in attack.params if field not in ("loss", "steps"))
+    assert attack.norms <= set(NORMS)
+    assert parse_attack(label(attack)) == attack
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_bad_batches_are_refused(name, make_net, make_samples):
+    net, x = make_net((20,), 4), make_samples((20,), 5)
+    y = net(x).argmax(1)
+    attack, threat = parse_attack(name), Threat("linf", 0.1)
+    with pytest.raises(RobustError, match="outside the range"):
+        attack(net, x * 255, y, threat=threat)
+    with pytest.raises(RobustError, match="y must be int"):
+        attack(net, x, y[:3], threat=threat)
+    with pytest.raises(RobustError, match="x must be float"):
+        attack(net, (x * 255).long(), y, threat=threat)
