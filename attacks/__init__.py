@@ -10,7 +10,6 @@ import pkgutil
 from functools import cache
 
 from robust.core.attack import Attack
-
 from robust.core.restarts import Restarts
 
 __all__ = ["Attack", "Restarts"]

@@ -22,7 +22,7 @@ class _Group(click.Group):
             ctx.exit(2)
 
 
-class _Number(click.ParamType):
+class _Number(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """A decimal or a fraction: 0.3, 8/255."""
 
     name = "number"
@@ -36,7 +36,7 @@ class _Number(click.ParamType):
             self.fail(f"{value!r} is neither a number nor a fraction like 8/255", param, ctx)
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """Numbers separated by commas."""
 
     name = "numbers"
@@ -53,12 +53,12 @@ class _Numbers(click.ParamType):
         return found
 
 
-class _BatchSize(click.ParamType):
+class _BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     name = "n|auto"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         if value == "auto" or isinstance(value, int):
-            return value
+            return value  # type: ignore[no-any-return]
         if not (value.isdigit() and int(value)):
             self.fail(f"{value!r} is neither a positive number nor auto", param, ctx)
         return int(value)

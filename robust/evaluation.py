@@ -112,10 +112,10 @@ class Evaluation:
                 yield ShardDone(shard)
 
     def _order(self) -> np.ndarray:
-        order = np.arange(len(self.source))
+        order = self.source.ids
         if self.spec.shuffle:
             rng = generator(self.spec.seed, "order")
-            order = torch.randperm(len(order), generator=rng).numpy()
+            order = order[torch.randperm(len(order), generator=rng).numpy()]
         return order[: self.spec.limit]
 
     def _measure(self, index: int, batch: Batch) -> Generator[Event, None, Shard]:

@@ -53,7 +53,7 @@ def examine(model: nn.Module, source: Source, targeted: str | None = None) -> in
     every label of the data set in 0 … K−1, the target class.
     """
     count = min(len(source), 64)
-    batch = source.batch(np.linspace(0, len(source) - 1, count).astype(np.int64))
+    batch = source.batch(source.ids[np.linspace(0, len(source) - 1, count).astype(np.int64)])
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with frozen(model):
         logits = forward(model, batch.x.to(device))
@@ -70,7 +70,7 @@ def examine(model: nn.Module, source: Source, targeted: str | None = None) -> in
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise RobustError(
-            f"sample {wrong[0]} has the label {labels[wrong[0]]}, but the model has {classes} "
+            f"sample {source.ids[wrong[0]]} has the label {labels[wrong[0]]}, but the model has {classes} "
             f"classes (0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are out of range"
         )
     if targeted is not None and targeted not in TARGET_RULES:
@@ -117,7 +117,7 @@ def auto_batch_size(model: nn.Module, source: Source, device: torch.device) -> i
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    x = source.batch(np.arange(min(2, len(source)))).x.to(device).requires_grad_()
+    x = source.batch(source.ids[:2]).x.to(device).requires_grad_()
     watching = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with frozen(model), torch.enable_grad(), watching:
         model(x)

@@ -1,0 +1,175 @@
+"""The project's own checkpoints: plain containers and tensors, readable without running code."""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust.core.errors import RobustError
+
+from .building import is_file_arch
+from .exported import load_exported
+from .wrappers import Standardise, check_normalisation, first_tensor
+
+FORMAT = "robust-checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    net: nn.Module,
+    *,
+    arch: str,
+    shape: Sequence[int],
+    num_classes: int,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    data: Mapping[str, Any] | None = None,
+    threat: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint that needs nothing else to be loaded; whole or not at all.
+
+    net                  the network without its normalisation. A `Standardise` gives its own mean
+                         and std unless they are passed
+    mean, std            per channel, in the data's own range; None: no normalisation
+    data, threat, extra  JSON-able
+
+    Where `arch` is a factory in a file, the network goes in as a torch.export program, too, so
+    that loading runs no code. Where it cannot be exported, loading will ask for --arch.
+    Raises RobustError for values that are not JSON-able, or where the file cannot be written.
+    """
+    if isinstance(net, Standardise):
+        if mean is None and std is None:
+            mean, std = net.mean.tolist(), net.std.tolist()
+        net = net.net
+    normalised = mean is not None or std is not None
+    means, stds = check_normalisation(mean, std) if normalised else (None, None)
+    try:
+        plain = json.loads(json.dumps({"data": data, "threat": threat, "extra": extra or {}}))
+    except (TypeError, ValueError) as error:
+        raise RobustError(
+            f"data, threat and extra of a checkpoint must be JSON: {error}"
+        ) from error
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arch": arch,
+        "shape": [int(s) for s in shape],
+        "num_classes": int(num_classes),
+        "classes": None if classes is None else [str(c) for c in classes],
+        "mean": None if means is None else list(means),
+        "std": None if stds is None else list(stds),
+        **plain,
+        "state_dict": {
+            k: v.detach().cpu().clone() for k, v in net.state_dict().items() if _is_tensor(v)
+        },
+        "program": _export(net, shape) if is_file_arch(arch) else None,
+    }
+    with _atomic(Path(path)) as file:
+        torch.save(content, file)
+
+
+def check_checkpoint(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint's content, its fields of the right types. Raises RobustError."""
+    version = content.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise RobustError(f"{path} is a damaged checkpoint: its version is {version!r}")
+    if version > VERSION:
+        raise RobustError(
+            f"{path} was written by a newer robust (checkpoint version {version}; this one reads "
+            f"up to {VERSION}): upgrade robust"
+        )
+    for key, valid in _FIELDS.items():
+        if not valid(content.get(key)):
+            raise RobustError(
+                f"{path} is a damaged checkpoint: its {key!r} is not what it should be"
+            )
+    return content
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _list_of(kind: type | tuple[type, ...], value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, kind) for v in value)
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "arch": lambda v: isinstance(v, str),
+    "shape": lambda v: _list_of(int, v) and len(v) > 0 and min(v) > 0,
+    "num_classes": lambda v: isinstance(v, int) and v > 0,
+    "classes": lambda v: v is None or _list_of(str, v),
+    "mean": lambda v: v is None or _list_of((int, float), v),
+    "std": lambda v: v is None or _list_of((int, float), v),
+    "data": lambda v: v is None or isinstance(v, dict),
+    "threat": lambda v: v is None or isinstance(v, dict),
+    "extra": lambda v: isinstance(v, dict),
+    "state_dict": lambda v: isinstance(v, dict) and all(map(_is_tensor, v.values())),
+    "program": lambda v: v is None or (_is_tensor(v) and v.dtype == torch.uint8),
+}
+
+
+def program_bytes(content: Mapping[str, Any]) -> io.BytesIO | None:
+    """The torch.export archive inside a checkpoint."""
+    program = content["program"]
+    return None if program is None else io.BytesIO(program.numpy().tobytes())
+
+
+def _export(net: nn.Module, shape: Sequence[int]) -> Tensor | None:
+    """The network as a torch.export archive with a free batch size; None where that fails."""
+    try:
+        with _silent(), torch.random.fork_rng(devices=[]):
+            module = copy.deepcopy(net).cpu().eval().requires_grad_(False)
+            x = torch.rand(2, *shape)
+            batch = torch.export.Dim("batch", min=1)
+            program = torch.export.export(module, (x,), dynamic_shapes=({0: batch},))
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer)
+            # Kept only if it can be read back, and says the same for another batch size.
+            again = load_exported(io.BytesIO(buffer.getvalue()), "the exported network")
+            x = torch.rand(3, *shape)
+            with torch.no_grad():
+                torch.testing.assert_close(first_tensor(again(x)), first_tensor(module(x)))
+    except Exception:
+        return None
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[Any]:
+    """A file that takes the place of `path` when it is complete and on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RobustError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,252 @@
+"""Any model file as a module from pixels to logits."""
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust.core.errors import RobustError
+
+from .architectures import architectures
+from .building import construct, one_line
+from .checkpoint import FORMAT, check_checkpoint, program_bytes
+from .exported import is_exported, load_exported
+from .info import Loaded, ModelInfo, count_parameters, hash_file
+from .program import Program
+from .torchscript import load_torchscript
+from .weights import fit, guess_classes, read_pickle, read_safetensors, unwrap
+from .wrappers import FixedBatch, LogProbabilities, Standardise, TensorOutput, check_normalisation
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    trust_pickle: bool = False,
+    probabilities: bool = False,
+) -> Loaded:
+    """A model file of any format, told by its content, without running code from it.
+
+    arch           for state dicts: a name of `architectures()` or "file.py:factory", which runs
+                   that file. Overrides what a checkpoint says
+    mean, std      normalisation to put inside the model, one value or one per channel, in the
+                   data's own range. Overrides what a checkpoint says
+    shape          of one sample, where the file does not say it
+    num_classes    where the file does not say it
+    trust_pickle   load a pickled module, which runs code from the file
+    probabilities  the model returns probabilities: their logarithm becomes the logits
+
+    The module is on the CPU, in eval mode, and its parameters need no gradient.
+    Raises RobustError for whatever cannot be used.
+    """
+    file = Path(path)
+    given = None if shape is None else tuple(int(s) for s in shape)
+    kind = _kind(file)
+    info = ModelInfo(
+        path=str(path),
+        kind=kind,
+        sha256=hash_file(file),
+        arch=arch,
+        shape=given,
+        num_classes=num_classes,
+        classes=None,
+        mean=None,
+        std=None,
+        data=None,
+        threat=None,
+        parameters=0,
+    )
+    net: nn.Module
+    if arch is not None and kind in ("torch.export", "torchscript"):
+        raise RobustError(f"{path} is a {kind} archive, which has its network inside: drop --arch")
+    if kind == "torch.export":
+        net, info = _from_program(load_exported(str(file), str(path)), info)
+    elif kind == "torchscript":
+        net = load_torchscript(file)
+    elif kind == "safetensors":
+        net, info = _from_tensors(unwrap(read_safetensors(file), file), info)
+    else:
+        content, trusted = read_pickle(file, trust_pickle)
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            net, info = _from_checkpoint(check_checkpoint(content, file), info)
+        elif trusted and (module := _module_in(content)) is not None:
+            net, info = module, replace(info, kind="pickled-module")
+        else:
+            net, info = _from_tensors(unwrap(content, file), info)
+    if mean is not None or std is not None:
+        means, stds = check_normalisation(mean, std)
+        info = replace(info, mean=means, std=stds)
+    return _finish(net, info, probabilities)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The plain state dict in a checkpoint, a state dict file or a .safetensors file.
+
+    For fine-tuning: only tensors are read. Raises RobustError for every other format.
+    """
+    file = Path(path)
+    kind = _kind(file)
+    if kind == "safetensors":
+        return unwrap(read_safetensors(file), file)
+    if kind != "state-dict":
+        raise RobustError(f"{path} is a {kind} archive; weights are read from state dicts only")
+    content, _ = read_pickle(file, trust_pickle=False)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        content = check_checkpoint(content, file)["state_dict"]
+    return unwrap(content, file)
+
+
+def _kind(path: Path) -> str:
+    """The format, by content: "state-dict" is whatever torch.save wrote."""
+    try:
+        if path.is_dir():
+            raise RobustError(f"{path} is a directory, not a model file")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise RobustError(f"{path} cannot be read: {error.strerror}") from error
+    if size == 0:
+        raise RobustError(f"{path} is empty")
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_kind(path)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "state-dict"
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header <= 100_000_000:
+        return "safetensors"
+    # A protobuf whose first field is ir_version.
+    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a")):
+        raise RobustError(f"{path}: ONNX is not supported yet; a later version will read it")
+    raise RobustError(f"{path} is not a model file. {_ACCEPTED}")
+
+
+_ACCEPTED = (
+    "robust reads its own checkpoints, state dicts (torch.save), .safetensors, TorchScript and "
+    "torch.export archives"
+)
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise RobustError(f"{path} is damaged or incomplete ({one_line(error)})") from error
+    members = {name.partition("/")[2] for name in names} | set(names)
+    if is_exported(members):
+        return "torch.export"
+    if "constants.pkl" in members:
+        return "torchscript"
+    if "data.pkl" in members:
+        return "state-dict"
+    if any(name.endswith(".npy") for name in names):
+        raise RobustError(f"{path} is a NumPy archive: data, not a model")
+    raise RobustError(f"{path} is a zip archive, but not a model file. {_ACCEPTED}")
+
+
+def _module_in(content: Any) -> nn.Module | None:
+    if isinstance(content, Mapping):
+        content = next((v for v in content.values() if isinstance(v, nn.Module)), None)
+    return content if isinstance(content, nn.Module) else None
+
+
+def _from_tensors(tensors: dict[str, Tensor], info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
+    if info.arch is None:
+        raise RobustError(
+            f"{info.path} is a state dict, which does not say its architecture: pass --arch NAME "
+            f"({', '.join(architectures())}) or --arch file.py:factory"
+        )
+    classes = info.num_classes or guess_classes(tensors)
+    net = construct(info.arch, info.shape, classes)
+    fit(net, tensors, info.path, info.arch)
+    return net, info
+
+
+def _from_program(program: Program, info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
+    if program.shape is not None:
+        if info.shape is not None and info.shape != program.shape:
+            raise RobustError(
+                f"{info.path} takes samples of shape {program.shape}, not {info.shape}"
+            )
+        info = replace(info, shape=program.shape)
+    return program if program.batch is None else FixedBatch(program, program.batch), info
+
+
+def _from_checkpoint(content: dict[str, Any], info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
+    classes, mean, std = (content[k] for k in ("classes", "mean", "std"))
+    override = info.arch
+    if info.shape is not None and list(info.shape) != content["shape"]:
+        raise RobustError(
+            f"{info.path} takes samples of shape {tuple(content['shape'])}, not {info.shape}"
+        )
+    info = replace(
+        info,
+        kind=FORMAT,
+        arch=override or content["arch"],
+        shape=tuple(content["shape"]),
+        num_classes=content["num_classes"],
+        classes=None if classes is None else tuple(classes),
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        data=content["data"],
+        threat=content["threat"],
+        extra=content["extra"],
+    )
+    arch, shape = str(info.arch), info.shape
+    if override is None and arch not in architectures():
+        # A checkpoint may name any file: only the user may have it run.
+        program = program_bytes(content)
+        if program is None:
+            raise RobustError(
+                f"{info.path} was made with the architecture {arch}, which is not inside the file: "
+                f"pass --arch {arch} (this runs that file)"
+            )
+        return _from_program(load_exported(program, info.path), info)
+    net = construct(arch, shape, info.num_classes)
+    fit(net, content["state_dict"], info.path, arch)
+    return net, info
+
+
+def _finish(net: nn.Module, info: ModelInfo, probabilities: bool) -> Loaded:
+    parameters = count_parameters(net)
+    plain = info.arch in architectures()
+    module: nn.Module = net if plain else TensorOutput(net)
+    if info.mean is not None and info.std is not None:
+        module = Standardise(module, info.mean, info.std)
+    if probabilities:
+        module = LogProbabilities(module)
+    module.eval()
+    for parameter in module.parameters():  # script modules have no requires_grad_
+        parameter.requires_grad_(False)
+    info = replace(info, parameters=parameters)
+    if info.shape is not None:
+        output = _probe(module, info.shape, info.path)
+        if info.num_classes is None and output.dim() == 2:
+            info = replace(info, num_classes=int(output.shape[1]))
+    return Loaded(module, info)
+
+
+def _probe(module: nn.Module, shape: tuple[int, ...], path: str) -> Tensor:
+    """One black sample's output: a model that cannot take the shape is found here."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = module(torch.zeros(1, *shape))
+    except RobustError as error:
+        raise RobustError(f"{path}: {error}") from error
+    except Exception as error:
+        raise RobustError(
+            f"{path} does not take samples of shape {shape} ({one_line(error)})"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise RobustError(f"{path} returns {type(output).__name__}, not a tensor of logits")
+    return output
