@@ -1,0 +1,1 @@
+"""Stored rows → figures → one HTML page."""

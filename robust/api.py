@@ -152,6 +152,7 @@ def plan(
             "fingerprint": source.fingerprint(),
             "n": len(source),
             "shape": list(source.shape),
+            "image": source.image,
             "classes": None if source.classes is None else list(source.classes),
         },
         threat={"norm": threat.norm, "eps": threat.eps, "low": threat.low, "high": threat.high},

@@ -37,9 +37,14 @@ def choose_device(name: str) -> torch.device:
 
 def run_attack(runs: Path, **options: Any) -> int:
     """`robust attack`: the exit code."""
+    shape = None
+    if options["arch"] and options["data"]:  # a named architecture is built for some shape
+        low, high = options["box"] or (0.0, 1.0)
+        shape = open_data(DataSpec(options["data"], options["split"], low=low, high=high)).shape
     loaded = load_model(
         options["path"],
         arch=options["arch"],
+        shape=shape,
         mean=options["mean"],
         std=options["std"],
         trust_pickle=options["trust_pickle"],
@@ -83,7 +88,7 @@ def run_attack(runs: Path, **options: Any) -> int:
     elif not quiet:
         console.attack_results(report, str(folder.path / "report.html"))
     gate = options["fail_under"]
-    if gate is not None and report.robust_accuracy < gate:
+    if gate is not None and not report.robust_accuracy >= gate:  # NaN must not pass
         if not quiet:
             found = f"{report.robust_accuracy:.4g}"
             click.echo(f"robust: robust accuracy {found} is below --fail-under {gate:g}", err=True)

@@ -40,9 +40,12 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             return as_logits(model(x), len(x))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # TorchScript's message is its own stack first; the reason is on a line of this form.
+        reason = next((line for line in lines if line.startswith("RuntimeError: ")), lines[0])
         raise RobustError(
-            f"the model does not accept samples of shape {tuple(x.shape[1:])}: {reason[0]}"
+            f"the model does not accept samples of shape {tuple(x.shape[1:])}: "
+            f"{reason.removeprefix('RuntimeError: ')}"
         ) from error
 
 
@@ -69,8 +72,9 @@ def examine(model: nn.Module, source: Source, targeted: str | None = None) -> in
     labels = source.labels()
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
+        first, label = source.ids[wrong[0]], labels[wrong[0]]
         raise RobustError(
-            f"sample {source.ids[wrong[0]]} has the label {labels[wrong[0]]}, but the model has {classes} "
+            f"sample {first} has the label {label}, but the model has {classes} "
             f"classes (0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are out of range"
         )
     if targeted is not None and targeted not in TARGET_RULES:

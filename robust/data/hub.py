@@ -247,6 +247,6 @@ def _default_split(splits: Sequence[str], shown: str, wanted: str) -> str:
 
 def _release() -> None:
     """Give back what reading parquet left in Arrow's memory pool."""
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     pyarrow.default_memory_pool().release_unused()

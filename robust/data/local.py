@@ -34,7 +34,7 @@ def open_parquet(
     """
     paths = _one_split(sorted(paths), name, split)
     digest = hash_files(paths)
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     with quiet() as datasets:
         try:

@@ -1,0 +1,269 @@
+"""Charts as inline SVG: no script, no network, colours from the page's CSS custom properties.
+
+Every chart has a text alternative, and shows its values on hover. Marks carry the classes s0, s1, …
+of their series, which the page colours, so that light, dark and print need one chart.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup, escape
+
+Value = float | None
+
+WIDTH, HEIGHT = 330.0, 210.0
+HOVER = 1000  # beyond, columns are too narrow to point at
+_CHAR = 6.2  # width of a digit at the charts' font size, with a margin for wider fonts
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: a value (or None) for each x of the chart.
+
+    raw        the same before smoothing, drawn faint beneath
+    low, high  ends of each value's interval, drawn as whiskers
+    points     whether the values get a dot each; those between gaps always do
+    dashed     so that lines also differ where colours do not
+    """
+
+    name: str
+    values: Sequence[Value]
+    raw: Sequence[Value] | None = None
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    points: bool = False
+    dashed: bool = False
+
+
+def ema(values: Sequence[Value], weight: float) -> list[Value]:
+    """Exponential moving average as TensorBoard draws it, debiased: the first value is its own.
+
+    None and NaN are passed over: they stay None and leave the average as it was.
+    """
+    if not 0 <= weight < 1:
+        raise ValueError(f"the weight must lie in [0, 1), not {weight}")
+    last, seen, smooth = 0.0, 0, list[Value]()
+    for value in values:
+        if value is None or not math.isfinite(value):
+            smooth.append(None)
+            continue
+        last = last * weight + (1 - weight) * value
+        seen += 1
+        smooth.append(last / (1 - weight**seen))
+    return smooth
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten) that enclose [low, high]."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / about))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if span / (s * power) <= about)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, max(last, first + 1) + 1)]
+
+
+def line_chart(
+    xs: Sequence[float],
+    series: Sequence[Series],
+    *,
+    label: str,
+    x_name: str,
+    y_name: str,
+    x_text: Callable[[float], str] = "{:g}".format,
+    y_text: Callable[[float], str] = "{:.3g}".format,
+    tick_text: Callable[[float], str] | None = None,
+    y_range: tuple[float, float] | None = None,
+    x_ticks: Sequence[float] | None = None,
+    height: float = HEIGHT,
+    hover: bool = True,
+) -> Markup:
+    """Lines over xs. `label` is the text alternative; the texts write axis labels and values,
+    `tick_text` the labels of the y axis where they are shorter than its values.
+    """
+    finite = [
+        v
+        for s in series
+        for row in (s.values, s.raw or (), s.low or (), s.high or ())
+        for v in row
+        if v is not None and math.isfinite(v)
+    ]
+    if not xs or not finite:
+        return Markup('<p class="empty">No values were recorded.</p>')
+    low, high = y_range or (min(finite), max(finite))
+    y_ticks = nice_ticks(low, high, 5 if height > 150 else 2)
+    low, high = y_range or (y_ticks[0], y_ticks[-1])
+    y_ticks = [t for t in y_ticks if low - 1e-12 <= t <= high + 1e-12]
+    y_labels = [(tick_text or y_text)(t) for t in y_ticks]
+    left = 10 + _CHAR * max(map(len, y_labels))
+    right, top, bottom = WIDTH - 16, 26.0, height - 38
+    x0, x1 = min(xs), max(xs)
+
+    def px(x: float) -> float:
+        return left + (right - left) * ((x - x0) / (x1 - x0) if x1 > x0 else 0.5)
+
+    def py(y: float) -> float:
+        return bottom - (bottom - top) * (min(max(y, low), high) - low) / (high - low)
+
+    out = [f'<text class="name" x="2" y="12">{escape(y_name)}</text>']
+    for tick, text in zip(y_ticks, y_labels, strict=True):
+        y = py(tick)
+        out.append(
+            f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        out.append(
+            f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        )
+    out += _x_axis(_x_ticks(xs, x_ticks), px, x_text, left, right, bottom)
+    out.append(
+        f'<text class="name" x="{(left + right) / 2:.1f}" y="{height - 4:.1f}" '
+        f'text-anchor="middle">{escape(x_name)}</text>'
+    )
+    for i, s in enumerate(series):
+        if s.raw is not None:
+            out.append(f'<path class="line raw s{i}" d="{_path(xs, s.raw, px, py)}"/>')
+    for i, s in enumerate(series):
+        if s.low is not None and s.high is not None:
+            for x, a, b in zip(xs, s.low, s.high, strict=True):
+                out.append(f'<path class="whisker s{i}" d="M{px(x):.1f} {py(a):.1f}V{py(b):.1f}"/>')
+        dashed = " dashed" if s.dashed else ""
+        out.append(f'<path class="line s{i}{dashed}" d="{_path(xs, s.values, px, py)}"/>')
+        for k, v in enumerate(s.values):
+            if v is not None and math.isfinite(v) and (s.points or _alone(s.values, k)):
+                out.append(
+                    f'<circle class="dot s{i}" cx="{px(xs[k]):.1f}" cy="{py(v):.1f}" r="3.5"/>'
+                )
+    if hover and len(xs) <= HOVER:
+        out += _hover(xs, series, px, (left, right, top, bottom), f"{x_name} ", x_text, y_text)
+    return Markup(
+        f'<svg class="chart" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(out)}</svg>'
+    )
+
+
+def _alone(values: Sequence[Value], k: int) -> bool:
+    """Whether no line reaches the value, for it has no neighbour."""
+    return all(
+        v is None or not math.isfinite(v)
+        for v in (*values[max(k - 1, 0) : k], *values[k + 1 : k + 2])
+    )
+
+
+def _x_ticks(xs: Sequence[float], given: Sequence[float] | None) -> list[float]:
+    if given is not None:
+        return list(given)
+    whole = all(float(x).is_integer() for x in xs)
+    inside = [t for t in nice_ticks(min(xs), max(xs), 6) if min(xs) <= t <= max(xs)]
+    return [t for t in inside if not whole or float(t).is_integer()] or [xs[0]]
+
+
+def _x_axis(
+    ticks: Sequence[float],
+    px: Callable[[float], float],
+    text: Callable[[float], str],
+    left: float,
+    right: float,
+    bottom: float,
+) -> list[str]:
+    """The axis, and the labels that fit beside each other; the last one always does."""
+    out = [f'<path class="axis" d="M{left:.1f} {bottom:.1f}H{right:.1f}"/>']
+    edge = WIDTH + 14
+    for tick in reversed(ticks):
+        words = text(tick)
+        half = len(words) * _CHAR / 2
+        centre = min(px(tick), WIDTH - half)
+        if centre + half > edge - 8:
+            continue
+        edge = centre - half
+        out.append(
+            f'<text x="{centre:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">'
+            f"{escape(words)}</text>"
+        )
+    return out
+
+
+def _path(
+    xs: Sequence[float],
+    values: Sequence[Value],
+    px: Callable[[float], float],
+    py: Callable[[float], float],
+) -> str:
+    """Path data; a missing value breaks the line."""
+    out, pen = [], "M"
+    for x, value in zip(xs, values, strict=True):
+        if value is None or not math.isfinite(value):
+            pen = "M"
+            continue
+        out.append(f"{pen}{px(x):.1f} {py(value):.1f}")
+        pen = "L"
+    return "".join(out)
+
+
+def _hover(
+    xs: Sequence[float],
+    series: Sequence[Series],
+    px: Callable[[float], float],
+    box: tuple[float, float, float, float],
+    prefix: str,
+    x_text: Callable[[float], str],
+    y_text: Callable[[float], str],
+) -> list[str]:
+    """Invisible columns, one for each x, whose title reads out all values there."""
+    left, right, top, bottom = box
+    centres = [px(x) for x in xs]
+    edges = [left, *((a + b) / 2 for a, b in pairwise(centres)), right]
+    out = []
+    for i, x in enumerate(xs):
+        lines = [prefix + x_text(x)]
+        for s in series:
+            value = s.raw[i] if s.raw is not None else s.values[i]
+            if value is not None and math.isfinite(value):
+                lines.append(f"{s.name}: {y_text(value)}")
+        out.append(
+            f'<rect class="hover" x="{edges[i]:.1f}" y="{top:.1f}" '
+            f'width="{max(edges[i + 1] - edges[i], 0.1):.1f}" height="{bottom - top:.1f}">'
+            f"<title>{escape(chr(10).join(lines))}</title></rect>"
+        )
+    return out
+
+
+def bar(value: float, low: float, high: float, label: str) -> Markup:
+    """A fraction in [0, 1] as a small bar, with the ends of its interval as a whisker."""
+    if math.isnan(value):
+        return Markup("")
+    return Markup(
+        f'<svg class="bar" role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
+        '<rect class="track" width="100%" height="100%" rx="2"/>'
+        f'<rect class="fill" width="{100 * value:.1f}%" height="100%" rx="2"/>'
+        f'<rect class="range" x="{100 * low:.1f}%" y="42%" width="{100 * (high - low):.1f}%" '
+        'height="16%"/></svg>'
+    )
+
+
+def stack(parts: Sequence[tuple[str, int]], label: str) -> Markup:
+    """Counts side by side in one bar; each part's class is its name."""
+    total, at, out = sum(count for _, count in parts), 0.0, []
+    if not total:
+        return Markup("")
+    for name, count in parts:
+        width = 100 * count / total
+        out.append(
+            f'<rect class="{escape(name)}" x="{at:.2f}%" width="{width:.2f}%" height="100%">'
+            f"<title>{escape(name)}: {count:,} of {total:,}</title></rect>"
+        )
+        at += width
+    return Markup(
+        f'<svg class="stack" role="img" aria-label="{escape(label)}">{"".join(out)}</svg>'
+    )
+
+
+def envelope(values: Sequence[float], most: int = 240) -> list[int]:
+    """At most `most` positions of a long signal: its ends, and each bin's extremes."""
+    if len(values) <= most:
+        return list(range(len(values)))
+    positions, bins = {0, len(values) - 1}, most // 2 - 1
+    for k in range(bins):
+        part = range(k * len(values) // bins, (k + 1) * len(values) // bins)
+        positions |= {min(part, key=values.__getitem__), max(part, key=values.__getitem__)}
+    return sorted(positions)

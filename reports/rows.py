@@ -1,0 +1,218 @@
+"""Shards → small per-sample columns and a few examples: all that a report keeps in memory."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from robust.core.outcome import REFUSALS, AttackRows, Bools, Floats, Ints, Pixels, Shard
+
+GALLERY = 24
+GALLERY_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Example:
+    """One broken sample, by the first attack that broke it; x and x_adv are copies."""
+
+    id: int
+    label: int
+    target: int
+    prediction: int
+    confidence: float
+    attack: str
+    adv_prediction: int
+    adv_confidence: float
+    distance: float
+    x: Pixels
+    x_adv: Pixels
+
+
+@dataclass
+class Tally:
+    """Sums over the shards for one attack.
+
+    alone    correct samples that this attack did not break
+    left     correct samples that neither this attack nor those before it broke
+    survive  successes that still stand after rounding to 8 bits, of `rounded` that were asked
+    """
+
+    given: int = 0
+    successes: int = 0
+    alone: int = 0
+    left: int = 0
+    survive: int = 0
+    rounded: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    queries: int = 0
+    seconds: float = 0.0
+    refused: Counter[str] = field(default_factory=Counter)
+    queries_of_successes: list[Ints] = field(default_factory=list)
+
+    def add(self, rows: AttackRows) -> None:
+        self.given += len(rows.rows)
+        self.successes += int(rows.success.sum())
+        self.survive += int((rows.survives_8bit == 1).sum())
+        self.rounded += int((rows.survives_8bit >= 0).sum())
+        self.forwards += int(rows.forwards.sum())
+        self.backwards += int(rows.backwards.sum())
+        self.queries += int(rows.queries.sum())
+        self.seconds += float(rows.seconds)
+        self.refused.update(REFUSALS[code] for code in rows.refused[rows.refused > 0].tolist())
+        self.queries_of_successes.append(rows.queries[rows.success].copy())
+
+    @property
+    def queries_mean(self) -> float | None:
+        queries = self._queries()
+        return float(queries.mean()) if len(queries) else None
+
+    @property
+    def queries_median(self) -> float | None:
+        queries = self._queries()
+        return float(np.median(queries)) if len(queries) else None
+
+    def _queries(self) -> Ints:
+        return np.concatenate([np.zeros(0, np.int64), *self.queries_of_successes])
+
+
+@dataclass
+class Columns:
+    """Arrays of length n over all samples read, in the order of the shards.
+
+    first           index of the first attack that broke the sample, −1 where none did
+    adv_prediction  what that attack turned the sample into, −1 where none did
+    survives_8bit   of that attack's example: 1 yes, 0 no, −1 not asked
+    The other names are those of Shard.
+    """
+
+    labels: Ints
+    targets: Ints
+    prediction: Ints
+    broken_at: Floats
+    first: Ints
+    adv_prediction: Ints
+    survives_8bit: Ints
+
+    @property
+    def correct(self) -> Bools:
+        correct: Bools = self.prediction == self.labels
+        return correct
+
+
+class Gallery:
+    """At most 24 examples and 64 MiB, spread over the classes; independent of the run's size."""
+
+    def __init__(self) -> None:
+        self._kept: list[Example] = []
+        self._per_class: Counter[int] = Counter()
+
+    def offer(self, shard: Shard, first: Ints, order: list[AttackRows | None]) -> None:
+        """Take what is needed of the shard's broken samples; `first` indexes into `order`."""
+        kept = {int(position): i for i, position in enumerate(shard.kept)}
+        places = {
+            a: {int(row): i for i, row in enumerate(rows.rows)}
+            for a, rows in enumerate(order)
+            if rows is not None
+        }
+        for position in np.flatnonzero(first >= 0).tolist():
+            rows = order[first[position]]
+            if rows is None or position not in kept:
+                continue
+            x = shard.x[kept[position]]
+            if not self._wants(int(shard.labels[position]), 2 * x.nbytes):
+                continue
+            at = places[int(first[position])][position]
+            self._kept.append(
+                Example(
+                    id=int(shard.ids[position]),
+                    label=int(shard.labels[position]),
+                    target=int(shard.targets[position]),
+                    prediction=int(shard.prediction[position]),
+                    confidence=float(shard.confidence[position]),
+                    attack=rows.label,
+                    adv_prediction=int(rows.prediction[at]),
+                    adv_confidence=float(rows.confidence[at]),
+                    distance=float(rows.distance[at]),
+                    x=x.copy(),
+                    x_adv=rows.x_adv[int(rows.success[:at].sum())].copy(),
+                )
+            )
+            self._per_class[int(shard.labels[position])] += 1
+
+    def _wants(self, label: int, nbytes: int) -> bool:
+        """Whether to take one more of this class; makes room in the class with most if so."""
+        if len(self._kept) < max(1, min(GALLERY, GALLERY_BYTES // max(nbytes, 1))):
+            return True
+        richest, most = self._per_class.most_common(1)[0]
+        if self._per_class[label] + 1 >= most:
+            return False
+        last = max(i for i, example in enumerate(self._kept) if example.label == richest)
+        del self._kept[last]
+        self._per_class[richest] -= 1
+        return True
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(sorted(self._kept, key=lambda example: (example.label, example.id)))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def consume(
+    shards: Iterable[Shard], attacks: list[dict[str, Any]]
+) -> tuple[Columns, list[Tally], Gallery, float]:
+    """Read the shards one at a time; `attacks` are the spec's, in cascade order.
+
+    Returns columns, one tally per attack, examples, and the seconds that the shards took.
+    """
+    labels = [attack.get("label") or attack["name"] for attack in attacks]
+    tallies = [Tally() for _ in attacks]
+    gallery = Gallery()
+    parts: list[Columns] = []
+    seconds = 0.0
+    for shard in shards:
+        by_label = {rows.label: rows for rows in shard.attacks}
+        if unknown := set(by_label) - set(labels):
+            raise ValueError(f"shard {shard.index} holds attacks the run never asked: {unknown}")
+        order = [by_label.get(label) for label in labels]
+        part = _columns(shard, order, tallies)
+        gallery.offer(shard, part.first, order)
+        parts.append(part)
+        seconds += float(shard.seconds)
+    none, nowhere = np.zeros(0, np.int64), np.zeros(0)
+    parts.append(Columns(none, none, none, nowhere, none, none, none))
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    columns = Columns(**{column.name: joined(column.name) for column in fields(Columns)})
+    return columns, tallies, gallery, seconds
+
+
+def _columns(shard: Shard, order: list[AttackRows | None], tallies: list[Tally]) -> Columns:
+    first, adv_prediction, survives = np.full((3, len(shard)), -1, dtype=np.int64)
+    correct = shard.prediction == shard.labels
+    for a, (rows, tally) in enumerate(zip(order, tallies, strict=True)):
+        alone = correct.copy()
+        if rows is not None:
+            tally.add(rows)
+            hit = rows.rows[rows.success]
+            alone[hit] = False
+            new = first[hit] < 0
+            first[hit[new]] = a
+            adv_prediction[hit[new]] = rows.prediction[rows.success][new]
+            survives[hit[new]] = rows.survives_8bit[rows.success][new]
+        tally.alone += int(alone.sum())
+        tally.left += int((correct & (first < 0)).sum())
+    return Columns(
+        labels=shard.labels.copy(),
+        targets=shard.targets.copy(),
+        prediction=shard.prediction.copy(),
+        broken_at=shard.broken_at.copy(),
+        first=first,
+        adv_prediction=adv_prediction,
+        survives_8bit=survives,
+    )

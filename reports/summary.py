@@ -1,0 +1,365 @@
+"""Rows → figures, pure: a Report holds no figure that was not derived from the stored outcomes."""
+
+import math
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
+
+from . import text
+from .rows import Columns, Example, Tally, consume
+
+Interval = tuple[float, float]
+
+ACCESS = {1: "labels", 2: "scores", 3: "gradient"}
+
+
+def wilson(k: int, n: int) -> Interval:
+    """95 % Wilson score interval of k out of n; NaN for n = 0."""
+    if n == 0:
+        return math.nan, math.nan
+    ci = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(ci.low), float(ci.high)
+
+
+def rate(k: int, n: int) -> float:
+    """k / n; NaN for n = 0."""
+    return k / n if n else math.nan
+
+
+class Report:
+    """What an attack run found.
+
+    run      the record of run.json: schema_version, spec, status, argv, created, versions; seconds,
+             where it has them, else the sum over the shards
+    shards   its shards; read one at a time, of which small columns and at most 24 examples stay
+
+    Besides the figures it has `run` and `spec` (its RunSpec as a dict), `seconds` of the whole run,
+    and `gallery`, a few broken samples with their adversarial examples.
+
+    Accuracies are fractions in [0, 1], and NaN (null in JSON) where nothing was measured.
+    Raises ValueError for a record of another schema version or another kind.
+    """
+
+    def __init__(self, run: dict[str, Any], shards: Iterable[Shard]) -> None:
+        if run.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+            raise ValueError(
+                f"run.json has schema version {run['schema_version']}, this is {SCHEMA_VERSION}"
+            )
+        if run.get("kind", "attack") != "attack":
+            raise ValueError(f"a Report is made of an attack run, not of a {run['kind']} run")
+        self.run = run
+        self.spec: dict[str, Any] = run["spec"]
+        self._columns: Columns
+        self._tallies: list[Tally]
+        self._columns, self._tallies, gallery, seconds = consume(shards, self.spec["attacks"])
+        self.seconds: float = run.get("seconds") or seconds
+        self.gallery: list[Example] = list(gallery)
+
+    def __repr__(self) -> str:
+        return (
+            f"Report(robust_accuracy={self.robust_accuracy:.4g}, "
+            f"clean_accuracy={self.clean_accuracy:.4g}, n={self.n}, "
+            f"threat={self.threat['norm']} eps={text.eps(self.eps)}, attacks={len(self.attacks)})"
+        )
+
+    # What was asked
+
+    @property
+    def threat(self) -> dict[str, Any]:
+        """norm, eps, low, high."""
+        threat: dict[str, Any] = self.spec["threat"]
+        return threat
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat, in the units of the data."""
+        return float(self.threat["eps"])
+
+    @property
+    def targeted(self) -> str | None:
+        """The rule that chose the targets; None where any wrong class counts."""
+        return self.spec.get("targeted")
+
+    @property
+    def every(self) -> bool:
+        """Whether each attack ran on every sample, or on what survived the former ones."""
+        return bool(self.spec.get("every"))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes; "0", "1", … where neither model nor data name them."""
+        c = self._columns
+        seen = max(int(a.max(initial=-1)) for a in (c.labels, c.prediction, c.adv_prediction))
+        given = self.spec["model"].get("classes") or self.spec["data"].get("classes") or []
+        return [*map(str, given), *map(str, range(len(given), seen + 1))]
+
+    # How far it came
+
+    @property
+    def n(self) -> int:
+        """Number of samples measured."""
+        return len(self._columns.labels)
+
+    @property
+    def n_expected(self) -> int | None:
+        """Number of samples the run was to measure; None where the record does not say."""
+        sizes = [self.spec["data"].get("n"), self.spec.get("limit")]
+        known = [int(size) for size in sizes if size is not None]
+        return min(known) if known else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample was measured."""
+        return self.n_expected is None or self.n >= self.n_expected
+
+    # Accuracies
+
+    @cached_property
+    def _radius(self) -> Floats:
+        """Smallest eps known to break each sample: 0 misclassified already, inf never broken."""
+        c = self._columns
+        radius = np.where(c.first >= 0, np.minimum(c.broken_at, self.eps), c.broken_at)
+        return np.where(c.correct, radius, 0.0)
+
+    def _withstand(self, eps: float) -> Bools:
+        withstand: Bools = self._radius > eps * (1 + 1e-9)
+        return withstand
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Fraction of samples predicted correctly unaltered."""
+        return rate(int(self._columns.correct.sum()), self.n)
+
+    @property
+    def clean_accuracy_ci(self) -> Interval:
+        """95 % Wilson interval of the clean accuracy."""
+        return wilson(int(self._columns.correct.sum()), self.n)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Fraction predicted correctly and broken by no attack; NaN where no attack ran."""
+        return rate(int(self._withstand(self.eps).sum()), self.n if self._tallies else 0)
+
+    @property
+    def robust_accuracy_ci(self) -> Interval:
+        """95 % Wilson interval of the robust accuracy."""
+        return wilson(int(self._withstand(self.eps).sum()), self.n if self._tallies else 0)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """The samples in three parts: robust, broken, misclassified (unaltered)."""
+        robust = int(self._withstand(self.eps).sum())
+        correct = int(self._columns.correct.sum())
+        return {"robust": robust, "broken": correct - robust, "misclassified": self.n - correct}
+
+    @cached_property
+    def curve(self) -> list[tuple[float, float]]:
+        """(eps, accuracy) at 0 and every eps tested: an upper bound, for it only counts finds."""
+        tested = {0.0}
+        if self._tallies:
+            tested |= {self.eps, *(self.eps * m for m in self.spec.get("curve") or [])}
+        return [(eps, rate(int(self._withstand(eps).sum()), self.n)) for eps in sorted(tested)]
+
+    @cached_property
+    def attacks(self) -> list[dict[str, Any]]:
+        """One dict per attack, in the order they ran.
+
+        robust_accuracy is what this attack and those before it left; with `every`, what this
+        attack alone left. success_rate is over the samples it was given, queries_mean and
+        queries_median over its successes; each is None where there are none.
+        """
+        rows = []
+        for asked, t in zip(self.spec["attacks"], self._tallies, strict=True):
+            left = t.alone if self.every else t.left
+            rows.append(
+                {
+                    "name": asked["name"],
+                    "label": asked.get("label") or asked["name"],
+                    "params": asked.get("params") or {},
+                    "access": ACCESS.get(asked.get("access", ""), asked.get("access")),
+                    "given": t.given,
+                    "successes": t.successes,
+                    "robust_accuracy": rate(left, self.n),
+                    "robust_accuracy_ci": wilson(left, self.n),
+                    "success_rate": _ratio(t.successes, t.given),
+                    "survives_8bit": _ratio(t.survive, t.rounded),
+                    "forwards": t.forwards,
+                    "backwards": t.backwards,
+                    "queries": t.queries,
+                    "forwards_per_sample": _ratio(t.forwards, t.given),
+                    "backwards_per_sample": _ratio(t.backwards, t.given),
+                    "queries_per_sample": _ratio(t.queries, t.given),
+                    "queries_mean": t.queries_mean,
+                    "queries_median": t.queries_median,
+                    "seconds": t.seconds,
+                    "refused": dict(sorted(t.refused.items())),
+                }
+            )
+        return rows
+
+    @cached_property
+    def per_class(self) -> list[dict[str, Any]]:
+        """One dict per class that occurs: class, n, clean and robust accuracy with intervals."""
+        correct, robust = self._columns.correct, self._withstand(self.eps)
+        rows = []
+        for index in np.unique(self._columns.labels).tolist():
+            its = self._columns.labels == index
+            n, clean, left = int(its.sum()), int(correct[its].sum()), int(robust[its].sum())
+            rows.append(
+                {
+                    "class": self.classes[index],
+                    "n": n,
+                    "clean_accuracy": clean / n,
+                    "clean_accuracy_ci": wilson(clean, n),
+                    "robust_accuracy": rate(left, n if self._tallies else 0),
+                    "robust_accuracy_ci": wilson(left, n if self._tallies else 0),
+                }
+            )
+        return rows
+
+    @cached_property
+    def confusion(self) -> Ints:
+        """Counts (true class, class predicted) of the broken samples' first adversarial example."""
+        c, k = self._columns, len(self.classes)
+        broken = c.correct & (c.first >= 0)
+        matrix = np.zeros((k, k), dtype=np.int64)
+        np.add.at(matrix, (c.labels[broken], c.adv_prediction[broken]), 1)
+        return matrix
+
+    @property
+    def survives_8bit(self) -> float | None:
+        """Fraction of the broken samples whose first example survives rounding to 8 bits."""
+        asked = self._columns.survives_8bit[self._columns.correct & (self._columns.first >= 0)]
+        asked = asked[asked >= 0]
+        return _ratio(int(asked.sum()), len(asked))
+
+    # What a reader must know besides
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """Honest remarks: what the figures leave out, or rest on."""
+        c, notes = self._columns, []
+        if not self.complete:
+            notes.append(
+                f"Incomplete: {self.n:,} of {self.n_expected:,} samples were measured. Resume the "
+                "run for the rest; every figure here covers the measured samples only."
+            )
+        if not self._tallies:
+            notes.append("No attack ran: robustness was not measured.")
+        elif self.n and not self.counts["broken"]:
+            notes.append(
+                "No attack broke a single sample. That is rare, and more often a sign of attacks "
+                "that were too weak or gradients that mislead them than of a robust model."
+            )
+        low, high = self.robust_accuracy_ci
+        if high - low > 0.1:
+            notes.append(
+                f"Only {text.plural(self.n, 'sample')}: the 95{text.NARROW}% interval is "
+                f"{100 * (high - low):.0f} points wide. More samples would narrow it."
+            )
+        for attack in self.attacks:
+            if attack["refused"]:
+                reasons = ", ".join(f"{k:,} {why}" for why, k in attack["refused"].items())
+                notes.append(
+                    f"Candidates of {attack['label']} were refused and count as no success: "
+                    f"{reasons}."
+                )
+        if self.survives_8bit is not None and self.survives_8bit < 1:
+            fraction = text.percent(1 - self.survives_8bit, self.counts["broken"])
+            notes.append(
+                f"{fraction} of the adversarial examples no longer work once rounded to 8 bits "
+                "per channel; stored as ordinary image files they would be harmless. They count "
+                "as successes here."
+            )
+        smaller = int((c.correct & (c.first < 0) & (self._radius <= self.eps)).sum())
+        if smaller and self._tallies:
+            notes.append(
+                f"{text.plural(smaller, 'sample')} withstood the attacks at the full ε but broke "
+                "at a smaller one, and so count as broken."
+            )
+        there = int((c.correct & (c.targets == c.labels)).sum())
+        if self.targeted and there:
+            notes.append(
+                f"{text.plural(there, 'sample')} already had the target class and could not be "
+                "attacked towards it; they count as robust."
+            )
+        if self.targeted and self._tallies:
+            notes.append(
+                "Targeted: only reaching the chosen class counts as a success, so the robust "
+                "accuracy is higher than it would be if any wrong class counted."
+            )
+        return notes
+
+    # The record
+
+    def to_json(self) -> dict[str, Any]:
+        """report.json: JSON types alone, null for what was not measured."""
+        total = {key: sum(a[key] for a in self.attacks) for key in ("forwards", "backwards")}
+        total["queries"] = sum(a["queries"] for a in self.attacks)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "attack",
+            "status": self.run.get("status"),
+            "complete": self.complete,
+            "created": self.run.get("created"),
+            "model": self.spec["model"],
+            "data": self.spec["data"],
+            "n": self.n,
+            "n_expected": self.n_expected,
+            "threat": self.threat,
+            "targeted": self.targeted,
+            "every": self.every,
+            "clean_accuracy": self.clean_accuracy,
+            "clean_accuracy_ci": self.clean_accuracy_ci,
+            "robust_accuracy": self.robust_accuracy,
+            "robust_accuracy_ci": self.robust_accuracy_ci,
+            "attacks": self.attacks,
+            **total,
+            "curve": [
+                {"eps": eps, "accuracy": accuracy, "ci": wilson(round(accuracy * self.n), self.n)}
+                for eps, accuracy in self.curve
+                if self.n
+            ],
+            "per_class": self.per_class,
+            "confusion": [
+                {
+                    "true": self.classes[i],
+                    "predicted": self.classes[j],
+                    "count": int(self.confusion[i, j]),
+                }
+                for i, j in np.argwhere(self.confusion).tolist()
+            ],
+            "survives_8bit": self.survives_8bit,
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "seed": self.spec.get("seed", 0),
+            "device": self.spec.get("device"),
+            "versions": self.run.get("versions") or {},
+            "argv": self.run.get("argv") or [],
+        }
+        plain: dict[str, Any] = _plain(record)
+        return plain
+
+
+def _ratio(k: int, n: int) -> float | None:
+    return k / n if n else None
+
+
+def _plain(value: Any) -> Any:
+    """The same in JSON types: tuples as lists, NumPy scalars as numbers, NaN and ∞ as null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

@@ -1,0 +1,202 @@
+import math
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from robust.reports import text
+from robust.reports.charts import WIDTH, Series, bar, ema, envelope, line_chart, nice_ticks, stack
+from robust.reports.pictures import is_image, perturbation
+
+
+def test_ema_by_hand() -> None:
+    # weight 0.6: 1·0.4 / 0.4 = 1; (0.4·0.6 + 2·0.4) / (1 − 0.36) = 1.04 / 0.64;
+    # (1.04·0.6 + 4·0.4) / (1 − 0.216) = 2.224 / 0.784
+    assert ema([1, 2, 4], 0.6) == pytest.approx([1, 1.625, 2.224 / 0.784])
+    assert ema([5, 5, 5, 5], 0.9) == pytest.approx([5] * 4)
+    assert ema([3, 7], 0) == [3, 7]
+
+
+def test_ema_passes_over_gaps() -> None:
+    assert ema([1, None, math.nan, 2], 0.6) == [1, None, None, pytest.approx(1.625)]
+    with pytest.raises(ValueError, match="weight"):
+        ema([1], 1.0)
+
+
+def test_ticks_are_round_and_enclose() -> None:
+    assert nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert nice_ticks(3, 41) == pytest.approx([0, 10, 20, 30, 40, 50])
+    for low, high in ((2.3, 2.31), (-0.04, 0.07), (5, 5), (0, 0), (1e-7, 3e-7)):
+        ticks = nice_ticks(low, high)
+        assert ticks[0] <= low + 1e-12
+        assert ticks[-1] >= high - 1e-12
+        assert 2 <= len(ticks) <= 8
+
+
+def parsed(markup: str) -> ET.Element:
+    return ET.fromstring(markup)
+
+
+def test_chart_draws_values_and_says_them() -> None:
+    svg = parsed(
+        line_chart(
+            [0, 1, 2],
+            [Series("<b>", [0.0, None, 1.0], points=True)],
+            label='says "a" & b',
+            x_name="x",
+            y_name="y",
+        )
+    )
+    assert svg.get("role") == "img"
+    assert svg.get("aria-label") == 'says "a" & b'
+    titles = [title.text for title in svg.iter("title")]
+    assert titles == ["x 0\n<b>: 0", "x 1", "x 2\n<b>: 1"]
+    (line,) = [p.get("d") for p in svg.iter("path") if p.get("class") == "line s0"]
+    assert line is not None
+    assert line.count("M") == 2  # the gap breaks the line
+    low, high = (float(c.get("cy", "nan")) for c in svg.iter("circle"))
+    assert high < low  # larger values lie higher
+
+
+def test_no_label_is_cut() -> None:
+    xs = [k / 255 for k in (0, 1, 2, 3, 4, 6, 8, 12, 16)]
+    svg = parsed(
+        line_chart(
+            xs,
+            [Series("s", [123456.789 * x for x in xs])],
+            label="l",
+            x_name="ε",
+            y_name="a long name of the y axis",
+            x_text=text.eps,
+            x_ticks=xs,
+        )
+    )
+    labels = list[tuple[float, float]]()
+    for node in svg.iter("text"):
+        anchor, words = node.get("text-anchor", "start"), node.text or ""
+        width = 6.2 * len(words)
+        start = float(node.get("x", "0")) - width * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+        assert start >= -0.5, words
+        assert start + width <= WIDTH + 0.5, words
+        if "/255" in words:
+            labels.append((start, start + width))
+    assert len(labels) >= 4
+    assert labels[0][1] > WIDTH - 20  # the last tick always has its label
+    for after, before in pairwise(labels):
+        assert before[1] < after[0]
+
+
+def test_empty_chart() -> None:
+    for xs, values in (([], []), ([1.0], [None])):
+        chart = line_chart(xs, [Series("s", values)], label="l", x_name="x", y_name="y")
+        assert "No values" in chart
+    one = line_chart([3], [Series("s", [0.5])], label="l", x_name="x", y_name="y")
+    assert "<circle" in one
+    assert "nan" not in one
+
+
+def test_values_between_gaps_are_seen() -> None:
+    values = [0.5, None, 0.5, math.nan, 0.1, 0.2, None]
+    chart = line_chart(range(7), [Series("s", values)], label="l", x_name="x", y_name="y")
+    assert len(list(parsed(chart).iter("circle"))) == 2
+
+
+def test_bars() -> None:
+    fill = parsed(bar(0.25, 0.2, 0.4, "<c>"))
+    widths = {r.get("class"): r.get("width") for r in fill.iter("rect")}
+    assert widths == {"track": "100%", "fill": "25.0%", "range": "20.0%"}
+    assert bar(math.nan, 0, 1, "c") == ""
+    parts = [
+        (r.get("x"), r.get("width")) for r in parsed(stack([("a", 1), ("b", 3)], "")).iter("rect")
+    ]
+    assert parts == [("0.00%", "25.00%"), ("25.00%", "75.00%")]
+    assert stack([("a", 0)], "") == ""
+
+
+def test_envelope_keeps_the_peaks() -> None:
+    signal = [0.0] * 10_000
+    signal[1234], signal[7777] = 1.0, -1.0
+    positions = envelope(signal, 200)
+    assert len(positions) <= 200
+    assert {1234, 7777} <= set(positions)
+    assert positions == sorted(positions)
+    assert envelope([1.0, 2.0], 200) == [0, 1]
+
+
+def test_perturbation_spans_the_full_range() -> None:
+    delta = np.zeros((3, 2, 2))
+    delta[0, 0, 0], delta[1, 1, 1] = 8 / 255, -4 / 255
+    uri, factor = perturbation(delta, 0.0, 1.0)
+    assert factor == pytest.approx(255 / 16)
+    assert perturbation(delta, -1.0, 1.0)[1] == pytest.approx(255 / 8)
+    assert uri.startswith("data:image/png;base64,")
+    _, nothing = perturbation(np.zeros((1, 2, 2)), 0.0, 1.0)
+    assert nothing == 1
+
+
+def test_perturbation_pixels() -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    def pixels(delta: np.ndarray) -> np.ndarray:
+        raw = base64.b64decode(perturbation(delta, 0.0, 1.0)[0].split(",")[1])
+        return np.asarray(Image.open(io.BytesIO(raw)))
+
+    colour = pixels(np.array([0.1, -0.1, 0.0, 0.05]).reshape(1, 1, 4).repeat(3, 0))
+    assert colour[0, :, 0].tolist() == [255, 0, 128, 191]
+    grey = pixels(np.array([0.1, -0.1, 0.0]).reshape(1, 1, 3))
+    assert grey[0].tolist() == [[190, 82, 20], [29, 92, 160], [255, 255, 255]]
+
+
+def test_what_is_an_image() -> None:
+    assert is_image((3, 32, 32))
+    assert is_image((1, 8, 8))
+    assert not any(map(is_image, [(16000,), (1, 16000), (1, 1, 16000), (13,), (7, 8, 8)]))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (8 / 255, "8/255"),
+        (0.1, "0.1"),
+        (0.2, "0.2"),
+        (0.5, "0.5"),
+        (1.0, "1"),
+        (0, "0"),
+        (1 / 255, "1/255"),
+    ],
+)
+def test_eps(value: float, says: str) -> None:
+    assert text.eps(value) == says
+    assert text.eps(float(np.float32(value))) == says
+
+
+def test_percent() -> None:
+    def plain(value: float | None, n: int = 1000) -> str:
+        return re.sub(r"\s", " ", text.percent(value, n))
+
+    assert plain(0.505, 200) == "50.5 %"
+    assert plain(0.505, 20) in ("50 %", "51 %")
+    assert plain(0.50512, 50_000) == "50.51 %"
+    assert (plain(0), plain(1), plain(None), plain(math.nan)) == ("0 %", "100 %", "–", "–")
+    assert (plain(0.9999), plain(0.0001)) == ("> 99.9 %", "< 0.1 %")
+
+
+def test_durations_and_counts() -> None:
+    def plain(value: float) -> str:
+        return text.seconds(value).replace(text.NARROW, " ")
+
+    assert [plain(v) for v in (0.25, 3.14, 59.6, 125, 7260)] == [
+        "0.25 s",
+        "3.1 s",
+        "1 min 0 s",
+        "2 min 5 s",
+        "2 h 1 min",
+    ]
+    assert text.number(12400) == "12,400"
+    assert text.number(3.25) in ("3.2", "3.3")
+    assert text.short(12_300_000) == f"12.3{text.NARROW}M"
+    assert text.command(["a b", "c'd"]) == "'a b' 'c'\"'\"'d'"
