@@ -60,9 +60,8 @@ def examine(model: nn.Module, source: Source, targeted: str | None = None) -> in
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with frozen(model):
         logits = forward(model, batch.x.to(device))
-        raw = model(batch.x.to(device)).detach()
     refuse_bad_answers(logits, batch.ids)
-    if _probabilities(raw):
+    if _probabilities(logits):
         raise RobustError(
             "the model returns probabilities; attacks need logits, because a saturated softmax "
             "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities to "
@@ -101,11 +100,12 @@ def refuse_bad_answers(logits: Tensor, ids: Tensor) -> None:
         )
 
 
-def _probabilities(output: Tensor) -> bool:
-    inside = bool(((output >= 0) & (output <= 1)).all())
-    if output.dim() == 1 or output.shape[1] == 1:
-        return inside and len(output) >= 16
-    return inside and bool(((output.double().sum(1) - 1).abs() < 1e-3).all())
+def _probabilities(logits: Tensor) -> bool:
+    if bool(((logits < 0) | (logits > 1)).any()):
+        return False
+    if bool((logits[:, 0] == 0).all()):  # one output z, which as_logits made (0, z)
+        return len(logits) >= 16
+    return bool(((logits.double().sum(1) - 1).abs() < 1e-3).all())
 
 
 def auto_batch_size(model: nn.Module, source: Source, device: torch.device) -> int:

@@ -1,0 +1,5 @@
+"""`python -m robust`."""
+
+from .cli import main
+
+main(prog_name="robust")

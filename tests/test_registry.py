@@ -1,0 +1,145 @@
+"""Names, parameters, suggestions, and attacks of third parties."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from robust.attacks import PGD, Restarts
+from robust.core.errors import RobustError
+from robust.registry import label, name_of, names, number, parse_attack, parse_attacks
+
+
+def test_names_are_the_files():
+    assert names("attacks") == [
+        "apgd", "apgd-t", "bim", "fgsm", "momentum-pgd", "pgd", "uniform-noise",
+    ]  # fmt: skip
+
+
+def test_parameters_become_fields():
+    attack = parse_attack("pgd, steps=7, step-size=2/255, loss=dlr, random_start=no")
+    assert attack == PGD(steps=7, step_size=2 / 255, loss="dlr", random_start=False)
+    assert parse_attack("pgd,step_size=none") == PGD()
+
+
+def test_labels_say_what_differs_and_parse_back():
+    for text in ("pgd", "pgd,steps=7", "apgd,loss=dlr", "fgsm,random_start=true", "pgd,restarts=3"):
+        assert label(parse_attack(text)) == text
+    assert label(parse_attack("pgd,steps=40")) == "pgd"
+
+
+def test_restarts_wrap_any_attack():
+    attack = parse_attack("fgsm,random_start=yes,restarts=4")
+    assert isinstance(attack, Restarts)
+    assert attack.restarts == 4
+    assert attack.params["random_start"] is True
+    assert name_of(attack) == "fgsm"
+
+
+def test_auto_unfolds_and_nothing_runs_twice():
+    assert [label(a) for a in parse_attacks(["auto"])] == ["apgd", "apgd-t"]
+    assert [label(a) for a in parse_attacks(["apgd-t", "auto", "pgd"])] == ["apgd-t", "apgd", "pgd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pdg", "unknown attack 'pdg'; did you mean 'pgd'"),
+        ("pgd,step=3", "no parameter 'step'; did you mean 'steps'"),
+        ("pgd,steps=x", "steps must be a whole number, not 'x'"),
+        ("pgd,steps=2.5", "steps must be a whole number"),
+        ("pgd,step_size=1/0", "step_size must be a number"),
+        ("pgd,random_start=maybe", "random_start must be true or false"),
+        ("pgd,loss=mse", "loss must be one of ce, margin, dlr"),
+        ("pgd,steps", "write parameters as key=value"),
+        ("pgd,restarts=0", "restarts must be at least 1"),
+        ("auto,steps=3", "auto stands for apgd then apgd-t"),
+    ],
+)
+def test_what_is_wrong_is_said(text, said):
+    with pytest.raises(RobustError, match=said):
+        parse_attacks([text])
+
+
+def test_numbers_may_be_fractions():
+    assert number("8/255") == 8 / 255
+    assert number("0.3") == 0.3
+    for bad in ("", "a", "1/0", "1/2/3"):
+        with pytest.raises(ValueError):  # noqa: PT011  # float's own messages
+            number(bad)
+
+
+THIRD_PARTY = '''
+from dataclasses import dataclass
+from robust.core.attack import Attack
+
+@dataclass(frozen=True, kw_only=True)
+class Brightest(Attack):
+    """Push everything to the upper end of the ball."""
+    strength: float = 1.0
+
+    def search(self, victim, x, goal, threat, rng):
+        return threat.around(x).project(x + self.strength)
+'''
+
+
+def install(folder, name, target, body=THIRD_PARTY):
+    """Lay out a package as pip would, with an entry point."""
+    (folder / f"{name}.py").write_text(body)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[robust.attacks]\n{name} = {name}:{target}\n")
+
+
+def run(folder, code):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_third_party_adds_an_attack_by_entry_point(tmp_path):
+    install(tmp_path, "brightest", "Brightest")
+    done = run(
+        tmp_path,
+        """
+        import torch, robust
+        from robust.registry import label, parse_attack
+        attack = parse_attack("brightest,strength=0.05")
+        assert label(attack) == "brightest,strength=0.05", label(attack)
+        x = torch.full((3, 4), 0.5)
+        model = lambda x: torch.stack([0.52 - x.mean(1), x.mean(1) - 0.52], 1)
+        report = robust.evaluate(model, x, torch.zeros(3, dtype=torch.int64),
+                                 threat=robust.Linf(0.1), attacks=["brightest"], curve=False)
+        assert report.robust_accuracy == 0, report
+        from click.testing import CliRunner
+        from robust.cli import main
+        print(CliRunner().invoke(main, ["list", "attacks"]).output)
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "brightest" in done.stdout
+    assert "Push everything" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [("Missing", "cannot be loaded"), ("dataclass", "is no Attack dataclass")]
+)
+def test_a_broken_third_party_is_named(tmp_path, target, said):
+    install(tmp_path, "brightest", target)
+    done = run(
+        tmp_path,
+        """
+        from robust.core.errors import RobustError
+        from robust.registry import parse_attack
+        parse_attack("pgd")
+        try:
+            parse_attack("brightest")
+        except RobustError as error:
+            print(error)
+        """,
+    )
+    assert f"of the package brightest {said}" in done.stdout

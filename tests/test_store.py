@@ -1,0 +1,190 @@
+"""The run folder: round trip, refusals, atomic files."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+from robust.core.errors import RobustError
+from robust.core.files import write_whole
+from robust.core.outcome import AttackRows, RunSpec, Shard
+from robust.store import RunFolder, choose_folder, find_unfinished
+
+SPEC = RunSpec(
+    model={"path": "a/m.pt", "sha256": "1"},
+    data={"source": "digits", "fingerprint": "2"},
+    threat={"norm": "linf", "eps": 0.1, "low": 0.0, "high": 1.0},
+    attacks=[{"name": "pgd", "label": "pgd", "params": {"steps": 3}}],
+    batch_size=4,
+)
+
+
+def rows(k=2, n_success=1, seed=0):
+    rng = np.random.default_rng(seed)
+    success = np.arange(k) < n_success
+    return AttackRows(
+        label="pgd,steps=3",
+        rows=np.arange(k),
+        success=success,
+        prediction=rng.integers(0, 9, k),
+        confidence=rng.random(k),
+        distance=rng.random(k),
+        margin=rng.normal(size=k),
+        survives_8bit=rng.integers(-1, 2, k),
+        forwards=rng.integers(0, 99, k),
+        backwards=rng.integers(0, 99, k),
+        queries=rng.integers(0, 99, k),
+        refused=np.zeros(k, dtype=np.int64),
+        x_adv=rng.random((n_success, 1, 3, 3)).astype(np.float32),
+        seconds=1.25,
+    )
+
+
+def shard(index=0, attacks=None):
+    rng = np.random.default_rng(index)
+    return Shard(
+        index=index,
+        ids=np.arange(4) + 4 * index,
+        labels=rng.integers(0, 9, 4),
+        targets=np.full(4, -1),
+        prediction=rng.integers(0, 9, 4),
+        confidence=rng.random(4),
+        margin=rng.normal(size=4),
+        attackable=np.array([True, True, False, True]),
+        broken_at=np.array([0.1, np.inf, 0, 0.2]),
+        kept=np.array([0]),
+        x=rng.random((1, 1, 3, 3)).astype(np.float32),
+        seconds=2.5,
+        attacks=[rows(), rows(0, 0, 1)] if attacks is None else attacks,
+    )
+
+
+def same(a, b):
+    for field in dataclasses.fields(a):
+        left, right = getattr(a, field.name), getattr(b, field.name)
+        if field.name == "attacks":
+            assert len(left) == len(right)
+            for one, other in zip(left, right, strict=True):
+                same(one, other)
+        elif isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype
+            assert left.shape == right.shape
+            assert np.array_equal(left, right)
+        else:
+            assert left == right
+            assert type(left) is type(right)
+
+
+def test_shards_come_back_as_they_were(tmp_path):
+    folder = RunFolder.start(tmp_path / "run", SPEC, ["robust", "attack"], resume=False)
+    for index, attacks in ((1, None), (0, [])):
+        folder.write(shard(index, attacks))
+    again = RunFolder.open(tmp_path / "run")
+    found = list(again.shards())
+    assert [s.index for s in found] == [0, 1]
+    same(found[0], shard(0, []))
+    same(found[1], shard(1))
+    assert again.spec == SPEC
+    assert again.spec.hash == SPEC.hash == again.record["spec_hash"]
+    assert again.record["argv"] == ["robust", "attack"]
+    assert {"robust", "torch", "numpy", "python"} <= set(again.record["versions"])
+
+
+def test_nothing_is_created_before_the_first_shard(tmp_path):
+    folder = RunFolder.start(tmp_path / "runs" / "a", SPEC, [], resume=False)
+    assert list(tmp_path.iterdir()) == []
+    folder.write(shard())
+    assert sorted(p.name for p in (tmp_path / "runs/a").iterdir()) == ["run.json", "shards"]
+
+
+def test_the_hash_follows_what_decides_and_not_where_files_lie():
+    moved = dataclasses.replace(SPEC, model={"path": "b/n.pt", "sha256": "1"},
+                                data={"source": "x", "fingerprint": "2"})  # fmt: skip
+    assert moved.hash == SPEC.hash
+    for change in (
+        {"seed": 1},
+        {"limit": 3},
+        {"batch_size": 5},
+        {"model": {"path": "a/m.pt", "sha256": "9"}},
+        {"data": {"source": "digits", "fingerprint": "9"}},
+        {"attacks": [{"name": "pgd", "label": "pgd", "params": {"steps": 4}}]},
+    ):
+        assert dataclasses.replace(SPEC, **change).hash != SPEC.hash
+
+
+def test_a_run_is_not_mixed_with_another(tmp_path):
+    path = tmp_path / "run"
+    RunFolder.start(path, SPEC, [], resume=False).write(shard())
+    with pytest.raises(RobustError, match="holds a run already; add --resume"):
+        RunFolder.start(path, SPEC, [], resume=False)
+    assert RunFolder.start(path, SPEC, [], resume=True).done() == {0}
+    with pytest.raises(RobustError, match="seed differ"):
+        RunFolder.start(path, dataclasses.replace(SPEC, seed=1), [], resume=True)
+
+
+def test_folders_that_are_no_runs_are_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(RobustError, match="no run folder"):
+        RunFolder.start(tmp_path / "mine", SPEC, [], resume=True)
+    with pytest.raises(RobustError, match="no readable run.json"):
+        RunFolder.open(tmp_path / "mine")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RobustError, match="no run folder"):
+        RunFolder.start(tmp_path / "file", SPEC, [], resume=False)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "run"
+    RunFolder.start(path, SPEC, [], resume=False).write(shard())
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps({**record, "schema_version": 99}))
+    with pytest.raises(RobustError, match="newer version of robust"):
+        RunFolder.open(path)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    folder = RunFolder.start(tmp_path / "run", SPEC, [], resume=False)
+    folder.write(shard(0, [rows(500, 100)]))
+    file = tmp_path / "run/shards/00000.h5"
+    content = bytearray(file.read_bytes())
+    if damage == "truncate":
+        content = content[: len(content) // 2]
+    elif damage == "empty":
+        content = bytearray()
+    else:  # within the compressed pixels
+        spot = content.find(np.sort(rows(500, 100).x_adv.ravel())[:1].tobytes()[:1], 4000)
+        for i in range(spot, spot + 64):
+            content[i] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(RobustError, match="00000.h5 is damaged"):
+        list(folder.shards())
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f.txt"]
+
+
+def test_folders_are_numbered_and_unfinished_runs_found(tmp_path):
+    first = choose_folder(tmp_path, "attack", "my model")
+    assert first.name == "attack-my-model-1"
+    run = RunFolder.start(first, SPEC, [], resume=False)
+    run.write(shard())
+    assert choose_folder(tmp_path, "attack", "my model").name == "attack-my-model-2"
+    assert find_unfinished(tmp_path, SPEC.hash) == first
+    assert find_unfinished(tmp_path, "other") is None
+    run.save(status="done")
+    assert find_unfinished(tmp_path, SPEC.hash) is None
