@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust.reports.html import render
+from robust.reports.html import render, render_training
 from robust.reports.summary import Report
 
 from . import evaluation as engine
@@ -18,7 +18,7 @@ from .core.files import write_text
 from .core.outcome import RunSpec
 from .core.threat import Threat
 from .core.victim import Model
-from .data import DataSpec, Source, from_arrays
+from .data import Source, from_arrays
 from .models import Loaded, in_memory
 from .preflight import auto_batch_size, examine
 from .registry import label, name_of, parse_attacks
@@ -190,4 +190,13 @@ def write_report(folder: RunFolder) -> Report:
     return report
 
 
-__all__ = ["DataSpec", "conclude", "evaluate", "plan", "write_report"]
+def write_training_report(path: Path) -> Path:
+    """Derive report.html of a training run from its run.json and history.jsonl; its path."""
+    record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    lines = (path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    page = path / "report.html"
+    write_text(page, render_training(record, [json.loads(line) for line in lines]))
+    return page
+
+
+__all__ = ["conclude", "evaluate", "plan", "write_report", "write_training_report"]

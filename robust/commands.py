@@ -17,8 +17,9 @@ from .core.threat import Threat
 from .data import DataSpec, Source, open_data
 from .evaluation import Evaluation
 from .models import Loaded, load_model
-from .registry import parse_attacks
+from .registry import parse_attack, parse_attacks
 from .store import RunFolder, argv, choose_folder, find_unfinished
+from .train import TrainDone, TrainSpec, describe_attack, parse_adv, train
 
 INTERRUPTED = 130
 
@@ -76,7 +77,7 @@ def run_attack(runs: Path, **options: Any) -> int:
         _warn_if_sorted(source, options["limit"])
     out = options["out"]
     if out is None and options["resume"]:
-        out = find_unfinished(runs, spec.hash)
+        out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
 
@@ -178,10 +179,85 @@ def _warn_if_sorted(source: Source, limit: int | None) -> None:
         )
 
 
+def run_train(runs: Path, **options: Any) -> int:
+    """`robust train`: the exit code."""
+    spec = _train_spec(options)
+    folder: Path | None = options["folder"]
+    if folder is None and options["resume"]:
+        folder = _unfinished_training(runs, spec)
+    folder = folder or choose_folder(runs, "train", options["out"].stem)
+    quiet = options["quiet"]
+    events = train(spec, folder=folder, out=options["out"], resume=options["resume"], argv=argv())
+    title = f"training {spec.arch} on {options['data']} against {options['adv']}"
+    done = None
+    try:
+        for event in console.follow(events, console.TrainProgress(title), quiet=quiet):
+            if isinstance(event, TrainDone):
+                done = event
+    except KeyboardInterrupt:
+        click.echo(
+            "robust: interrupted; finished epochs are kept. To go on, repeat the command with "
+            f"--resume --run {folder}",
+            err=True,
+        )
+        return INTERRUPTED
+    assert done is not None
+    report = api.write_training_report(folder)
+    if not quiet:
+        console.training_results(done, str(options["out"]), str(report))
+    return 0
+
+
+def _train_spec(options: dict[str, Any]) -> TrainSpec:
+    low, high = options["box"]
+
+    def data(source: str | None, split: str | None = None) -> dict[str, Any] | None:
+        return None if source is None else DataSpec(source, split, low=low, high=high).to_dict()
+
+    eps = options["eps"]
+    if eps is None:
+        if options["data"].partition(":")[0] != "digits":
+            raise RobustError("say how far an attacker may go: --eps 8/255, say")
+        eps = 0.1 * (high - low)
+    lr = options["lr"]
+    if lr is None:
+        lr = 0.1 if options["optimizer"] == "sgd" else 1e-3
+    normalise: Any = "auto"
+    if options["mean"] or options["std"]:
+        mean = options["mean"] or [0.0] * len(options["std"])
+        normalise = {"mean": list(mean), "std": list(options["std"] or [1.0] * len(mean))}
+    same = (
+        "mix val_fraction arch epochs batch_size optimizer momentum weight_decay schedule "
+        "eps_warmup precision init class_weights patience val_limit seed"
+    )
+    return TrainSpec(
+        data=data(options["data"]) or {},
+        validation=data(options["validation"]),
+        test=data(options["test"]),
+        adv=parse_adv(options["adv"]),
+        threat={"norm": options["norm"], "eps": eps, "low": low, "high": high},
+        lr=lr,
+        freeze=list(options["freeze"]),
+        val_attack=describe_attack(parse_attack(options["val_attack"])),
+        normalise=normalise,
+        device=str(choose_device(options["device"])),
+        **{name: options[name] for name in same.split()},
+    )
+
+
+def _unfinished_training(runs: Path, spec: TrainSpec) -> Path | None:
+    """The newest unfinished training below `runs` of these options, whatever the data hold."""
+    wanted = {k: v for k, v in spec.to_dict().items() if k != "fingerprints"}
+    return find_unfinished(runs, lambda record: wanted.items() <= record["spec"].items())
+
+
 def rewrite_reports(runs: Sequence[Path]) -> None:
     """`robust report`."""
     for path in runs:
         folder = RunFolder.open(path)
+        if folder.record["kind"] == "train":
+            click.echo(api.write_training_report(path))
+            continue
         report = api.write_report(folder)
         low, high = report.robust_accuracy_ci
         click.echo(

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import evaluation as engine
+from . import train as training
 from .core.outcome import Shard
 from .core.victim import Ledger
 
@@ -138,6 +139,73 @@ class AttackProgress:
         return Group(*parts)
 
 
+class TrainProgress:
+    """Where a training run stands, told by its events."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.epochs = self.earlier = 0
+        self.rows: list[dict[str, Any]] = []
+        self.alarms: list[str] = []
+        self.step, self.steps = 0, 1
+        self.began = time.monotonic()
+
+    def on(self, event: training.Event) -> None:
+        match event:
+            case training.TrainStarted():
+                self.epochs, self.earlier = event.spec.epochs, len(event.rows)
+                self.rows = list(event.rows)
+            case training.Progress():
+                self.step, self.steps = event.step, event.steps
+            case training.EpochDone():
+                self.rows.append(event.row)
+                self.step = 0
+            case training.Alarm():
+                self.alarms.append(event.text)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the remaining epochs will take at the pace so far."""
+        done = len(self.rows) - self.earlier + self.step / self.steps
+        missing = self.epochs - len(self.rows) - self.step / self.steps
+        return (time.monotonic() - self.began) / done * missing if done else None
+
+    def worth_a_line(self, event: training.Event, since: float) -> bool:
+        """Every epoch gets a line, and every alarm."""
+        return isinstance(event, training.EpochDone | training.Alarm)
+
+    def line(self) -> str:
+        """One plain line."""
+        if self.alarms:
+            return f"warning: {self.alarms.pop()}"
+        row = self.rows[-1]
+        left = f"  about {duration(self.left)} left" if self.left else ""
+        return f"epoch {row['epoch']}/{self.epochs}  {_figures(row)}{left}"
+
+    def __rich__(self) -> RenderableType:
+        head = Table.grid(padding=(0, 1), expand=True)
+        head.add_column(ratio=1)
+        head.add_column(justify="right", no_wrap=True)
+        left = f", about {duration(self.left)} left" if self.left else ""
+        elapsed = duration(time.monotonic() - self.began)
+        completed = len(self.rows) + self.step / self.steps
+        head.add_row(
+            ProgressBar(total=max(1, self.epochs), completed=completed),
+            f"{len(self.rows)}/{self.epochs} epochs  {elapsed}{left}",
+        )
+        parts: list[RenderableType] = [Text(self.title, style="bold", overflow="ellipsis"), head]
+        parts += [Text(f"epoch {row['epoch']:3d}  {_figures(row)}") for row in self.rows[-5:]]
+        parts += [Text(f"warning: {text}", style="yellow") for text in self.alarms[-2:]]
+        return Group(*parts)
+
+
+def _figures(row: dict[str, Any]) -> str:
+    return (
+        f"loss {row['train_loss']:.3f}  validation: clean {row['val_accuracy']:.1%}, "
+        f"robust {row['val_robust_accuracy']:.1%}"
+    )
+
+
 @contextmanager
 def showing(progress: Any, *, quiet: bool) -> Iterator[None]:
     """Keep `progress` on the screen while the body feeds it; nothing where `quiet`."""
@@ -162,6 +230,20 @@ def follow(events: Iterable[Any], progress: Any, *, quiet: bool) -> Iterator[Any
                 print(progress.line(), file=sys.stderr, flush=True)
                 told = time.monotonic()
             yield event
+
+
+def training_results(done: training.TrainDone, out: str, report: str) -> None:
+    """What a finished training run has made, on stdout."""
+    console = Console(highlight=False, markup=False)
+    row = done.row
+    early = ", stopped early" if done.stopped_early else ""
+    console.print(
+        f"{done.epochs} epochs in {duration(done.seconds)}{early}; best is epoch {row['epoch']}: "
+        f"validation accuracy {row['val_accuracy']:.1%}, robust {row['val_robust_accuracy']:.1%}"
+    )
+    console.print(f"model: {out}", soft_wrap=True)
+    console.print(f"report: {report}", soft_wrap=True)
+    console.print(f"next: robust attack --model {out}", soft_wrap=True)
 
 
 def attack_results(report: Any, where: str | None) -> None:

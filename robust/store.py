@@ -9,7 +9,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -165,15 +165,16 @@ def choose_folder(root: Path, kind: str, name: str) -> Path:
     return root / f"{kind}-{safe}-{number}"
 
 
-def find_unfinished(root: Path, digest: str) -> Path | None:
-    """The newest run below `root` of that spec that has not come to its end."""
+def find_unfinished(root: Path, wanted: Callable[[dict[str, Any]], bool]) -> Path | None:
+    """The newest run below `root` that has not come to its end and whose record is wanted."""
     candidates = []
     for file in root.glob("*/run.json"):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            fits = record["status"] != "done" and wanted(record)
+        except (OSError, ValueError, KeyError, AttributeError):
             continue
-        if record.get("spec_hash") == digest and record.get("status") != "done":
+        if fits:
             candidates.append((file.stat().st_mtime, file.parent))
     return max(candidates)[1] if candidates else None
 

@@ -32,7 +32,7 @@ from .core.errors import RobustError
 from .core.files import write_whole
 from .core.rng import derive, generator, seeded
 from .core.threat import Threat
-from .models import describe, flops, save_checkpoint
+from .models import describe, flops, read_weights, save_checkpoint
 from .models.info import hash_file
 
 __all__ = [
@@ -169,9 +169,10 @@ class _Run:
         if not finite(row):
             self._diverged(epoch)
         row["seconds"] = time.perf_counter() - began
+        before = self.folder.state
         best = self._keep(row)
         yield EpochDone(row, best)
-        if row["alarm"]:
+        if row["alarm"] and not (before and before["row"]["alarm"]):
             yield Alarm(epoch, row["alarm"])
 
     def _step(
@@ -341,6 +342,7 @@ def _device(name: str) -> torch.device:
 def _fingerprints(spec: TrainSpec, data: Data) -> dict[str, str]:
     found = {"data": data.train.fingerprint(), "validation": data.validation.fingerprint()}
     if spec.init is not None:
+        read_weights(spec.init)  # says what is wrong, where it cannot be read
         found["init"] = hash_file(Path(spec.init))
     for part, digest in spec.fingerprints.items():
         if found.get(part) != digest:

@@ -184,7 +184,10 @@ def test_folders_are_numbered_and_unfinished_runs_found(tmp_path):
     run = RunFolder.start(first, SPEC, [], resume=False)
     run.write(shard())
     assert choose_folder(tmp_path, "attack", "my model").name == "attack-my-model-2"
-    assert find_unfinished(tmp_path, SPEC.hash) == first
-    assert find_unfinished(tmp_path, "other") is None
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "run.json").write_text("[1]")
+    ours = lambda record: record["spec_hash"] == SPEC.hash  # noqa: E731
+    assert find_unfinished(tmp_path, ours) == first
+    assert find_unfinished(tmp_path, lambda record: False) is None
     run.save(status="done")
-    assert find_unfinished(tmp_path, SPEC.hash) is None
+    assert find_unfinished(tmp_path, ours) is None

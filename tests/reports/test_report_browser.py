@@ -7,10 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from robust.reports.html import render, render_training
-from robust.reports.summary import Report
 from synthetic import run, ten
 from test_report_html import TRAIN, broken, history
+
+from robust.reports.html import render, render_training
+from robust.reports.summary import Report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+
 from robust.reports import text
 from robust.reports.charts import WIDTH, Series, bar, ema, envelope, line_chart, nice_ticks, stack
 from robust.reports.pictures import is_image, perturbation

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from synthetic import rows, run, shard, ten
+
 from robust.reports import html as pages
 from robust.reports.html import heat, render, render_training
 from robust.reports.summary import Report
-from synthetic import rows, run, shard, ten
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVIL = "<script>alert(1)</script>"

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from robust.reports.summary import Report, wilson
 from synthetic import rows, run, shard, ten
 
 from robust.core.outcome import Shard
+from robust.reports.summary import Report, wilson
 
 
 def test_accuracies_of_a_cascade() -> None:
