@@ -41,6 +41,8 @@ class TrainSpec:
     batch_size      at most; an epoch is cut into batches of nearly equal size
     optimizer       "sgd" (with `momentum`), "adam" or "adamw", with `weight_decay`
     lr              the highest learning rate of the schedule: see `lr_at`
+    eps_scale       train on this multiple of the threat's eps; measured is the threat itself. A
+                    margin of a quarter gave 2 to 3 points of robust accuracy on digits
     eps_warmup      epochs (fractions allowed) in which eps grows linearly from 0
     precision       "fp32", or "bf16" or "fp16": autocast
     init            file whose weights to start from; its normalisation holds where it has one
@@ -68,8 +70,9 @@ class TrainSpec:
     optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 2e-3
     schedule: str = "one-cycle"
+    eps_scale: float = 1.25
     eps_warmup: float = 0.0
     precision: str = "fp32"
     init: str | None = None
@@ -133,6 +136,8 @@ class TrainSpec:
             raise RobustError(f"--momentum is a number from 0 up to 1, not {self.momentum:g}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise RobustError(f"--weight-decay must be at least 0, not {self.weight_decay:g}")
+        if not (math.isfinite(self.eps_scale) and self.eps_scale > 0):
+            raise RobustError(f"--eps-scale must be a number above 0, not {self.eps_scale:g}")
         if not 0 <= self.eps_warmup <= self.epochs:
             raise RobustError(
                 f"--eps-warmup is {self.eps_warmup:g} epochs, but the run has {self.epochs}: "
@@ -200,7 +205,7 @@ def lr_at(spec: TrainSpec, progress: float) -> float:
 def eps_at(spec: TrainSpec, epoch: float) -> float:
     """The eps to train on after `epoch` epochs (a fraction counts), growing linearly to the end
     of the warm-up."""
-    eps: float = spec.threat["eps"]
+    eps: float = spec.threat["eps"] * spec.eps_scale
     return eps * min(1.0, epoch / spec.eps_warmup) if spec.eps_warmup else eps
 
 

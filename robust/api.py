@@ -17,7 +17,7 @@ from .core.errors import RobustError
 from .core.files import write_text
 from .core.outcome import RunSpec
 from .core.threat import Threat
-from .core.victim import Model
+from .core.victim import Access, Model
 from .data import Source, from_arrays
 from .models import Loaded, in_memory
 from .preflight import auto_batch_size, examine
@@ -137,7 +137,8 @@ def plan(
         raise RobustError(f"--limit must be at least 1, not {limit}")
     if batch_size is not None and batch_size < 1:
         raise RobustError(f"--batch-size must be at least 1, not {batch_size}")
-    classes = examine(loaded.module, source, targeted)
+    gradient = any(attack.access == Access.GRADIENT for attack in attacks)
+    classes = examine(loaded.module, source, targeted, gradient=gradient)
     facts = loaded.info.to_dict()
     return RunSpec(
         model={

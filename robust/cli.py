@@ -68,7 +68,7 @@ NUMBER, NUMBERS, BATCH_SIZE = _Number(), _Numbers(), _BatchSize()
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="robust")
+@click.version_option(package_name="robust", prog_name="robust")
 def main() -> None:
     """How robust is your model really, and how to make it more so.
 
@@ -192,7 +192,7 @@ def attack(**options: Any) -> None:  # fmt: skip
 
     \b
     robust attack --model m.pt
-    robust attack --model m.pt2 --data test.npz --norm linf --eps 8/255 --limit 1000
+    robust attack --model m.pt2 --data test.npz --eps 8/255 --limit 1000
     robust attack --model weights.pt --arch net.py:make --mean 0.5 --std 0.5 \\
         --data test/ --eps 0.03 --attack pgd,steps=50,restarts=5 --fail-under 0.4
     """
@@ -358,7 +358,8 @@ def train(**options: Any) -> None:  # fmt: skip
     robust train --adv pgd
     robust train --adv pgd,steps=10 --data train.npz --eps 8/255 --arch preact-resnet18 \\
         --epochs 60 --batch-size 128 --out cifar.pt
-    robust train --adv fgsm --init pretrained.pt --freeze 'features.*' --data images/ --eps 4/255
+    robust train --adv fgsm --data images/ --eps 4/255 --init pretrained.pt \\
+        --freeze 'features.*'
     """
     from .commands import run_train
 

@@ -3,6 +3,7 @@
 Progress goes to stderr; results go to stdout.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -218,13 +219,18 @@ def showing(progress: Any, *, quiet: bool) -> Iterator[None]:
 
 
 def follow(events: Iterable[Any], progress: Any, *, quiet: bool) -> Iterator[Any]:
-    """Pass events on, shown by `progress` (its `on`, `line` and `__rich__`) on the way."""
+    """Pass events on, shown by `progress` (its `on`, `line` and `__rich__`) on the way.
+
+    Nothing is shown before the first event: bad input is told without a word before it.
+    """
+    events = iter(events)
+    first = list(itertools.islice(events, 1))
     plain = not quiet and not Console(stderr=True).is_terminal
-    if plain:
+    if plain and first:
         print(progress.title, file=sys.stderr, flush=True)
     told = time.monotonic()
     with showing(progress, quiet=quiet):
-        for event in events:
+        for event in itertools.chain(first, events):
             progress.on(event)
             if plain and progress.worth_a_line(event, time.monotonic() - told):
                 print(progress.line(), file=sys.stderr, flush=True)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .core.errors import RobustError
-from .core.goal import as_logits
+from .core.goal import Goal, as_logits
+from .core.losses import margin
+from .core.victim import Victim
 from .data import Source
 
 TARGET_RULES = ("next", "random", "least-likely")
@@ -49,11 +51,13 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
         ) from error
 
 
-def examine(model: nn.Module, source: Source, targeted: str | None = None) -> int:
+def examine(
+    model: nn.Module, source: Source, targeted: str | None = None, *, gradient: bool = False
+) -> int:
     """The number of classes K; RobustError unless the model answers these data with logits.
 
     Checked: the shape of samples and answers, NaN and infinity, probabilities instead of logits,
-    every label of the data set in 0 … K−1, the target class.
+    every label of the data set in 0 … K−1, the target class, and with `gradient` that there is one.
     """
     count = min(len(source), 64)
     batch = source.batch(source.ids[np.linspace(0, len(source) - 1, count).astype(np.int64)])
@@ -67,6 +71,11 @@ def examine(model: nn.Module, source: Source, targeted: str | None = None) -> in
             "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities to "
             "take logarithms"
         )
+    if gradient:
+        with frozen(model):
+            Victim(model, 1, device=device).gradient(
+                batch.x[:1].to(device), margin, Goal(batch.y[:1].to(device) * 0)
+            )
     classes = logits.shape[1]
     labels = source.labels()
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))

@@ -68,6 +68,8 @@ def toy(tmp_path):
             epochs=4,
             batch_size=16,
             lr=0.05,
+            weight_decay=5e-4,
+            eps_scale=1.0,
         )
         return dataclasses.replace(spec, **changes)
 
@@ -320,6 +322,7 @@ def test_eps_warms_up_linearly(toy, tmp_path, monkeypatch):
         [0.0, 0.025, 0.05, 0.1, 0.1]
     )
     assert eps_at(toy(), 0.0) == 0.1
+    assert eps_at(toy(eps_scale=1.5), 0.0) == pytest.approx(0.15)
     seen = []
     plain = type(spec.defense()).step
 
@@ -482,19 +485,21 @@ def test_the_alarm_tells_a_collapse_from_all_else(toy, tmp_path, monkeypatch):
 def test_a_real_collapse_raises_the_alarm_and_healthy_runs_do_not(tmp_path):
     """FGSM from the sample itself, at a large eps, on digits of 24×24 pixels."""
     digits = open_data(DataSpec("digits", "train"))
-    batch = digits.batch(digits.ids[:700])
-    np.savez(
-        tmp_path / "large.npz", x=batch.x.repeat_interleave(3, 2).repeat_interleave(3, 3), y=batch.y
-    )
+    batch = digits.batch(digits.ids)
+    x = batch.x.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    np.savez(tmp_path / "large.npz", x=x, y=batch.y)
     collapse = TrainSpec(
         data=DataSpec(str(tmp_path / "large.npz")).to_dict(),
         adv=parse_adv("fgsm,random_start=false"),
         threat={**LINF, "eps": 0.3},
-        eps_warmup=5.0,
+        eps_scale=1.0,
+        eps_warmup=3.0,
         optimizer="adam",
-        lr=0.003,
+        lr=0.005,
+        weight_decay=5e-4,
+        batch_size=64,
         schedule="constant",
-        epochs=16,
+        epochs=12,
     )
     events = finish(collapse, tmp_path / "collapse")
     assert [e for e in events if isinstance(e, engine.Alarm)]
@@ -673,6 +678,7 @@ def refused(spec, folder, match, **options):
         ({"eps_warmup": 5.0}, "--eps-warmup is 5 epochs, but the run has 4"),
         ({"momentum": 1.0}, "--momentum"),
         ({"weight_decay": -1.0}, "--weight-decay"),
+        ({"eps_scale": 0.0}, "--eps-scale must be a number above 0"),
         ({"optimizer": "lbfgs"}, "--optimizer is one of sgd, adam, adamw"),
         ({"schedule": "cosine"}, "--schedule is one of"),
         ({"precision": "fp8"}, "--precision is one of"),
