@@ -356,8 +356,8 @@ def train(**options: Any) -> None:  # fmt: skip
 
     \b
     robust train --adv pgd
-    robust train --adv pgd,steps=10 --data train.npz --eps 8/255 --arch preact-resnet18 \\
-        --epochs 60 --batch-size 128 --out cifar.pt
+    robust train --adv pgd,steps=10 --data train.npz --eps 8/255 --epochs 60 \\
+        --arch preact-resnet18 --batch-size 128 --out cifar.pt
     robust train --adv fgsm --data images/ --eps 4/255 --init pretrained.pt \\
         --freeze 'features.*'
     """

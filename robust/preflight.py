@@ -71,11 +71,6 @@ def examine(
             "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities to "
             "take logarithms"
         )
-    if gradient:
-        with frozen(model):
-            Victim(model, 1, device=device).gradient(
-                batch.x[:1].to(device), margin, Goal(batch.y[:1].to(device) * 0)
-            )
     classes = logits.shape[1]
     labels = source.labels()
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -94,6 +89,11 @@ def examine(
         if int(targeted) >= classes:
             raise RobustError(
                 f"--targeted {targeted}: the model has {classes} classes (0 to {classes - 1})"
+            )
+    if gradient:
+        with frozen(model):
+            Victim(model, 1, device=device).gradient(
+                batch.x[:1].to(device), margin, Goal(batch.y[:1].to(device) * 0)
             )
     return classes
 

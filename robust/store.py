@@ -172,7 +172,7 @@ def find_unfinished(root: Path, wanted: Callable[[dict[str, Any]], bool]) -> Pat
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             fits = record["status"] != "done" and wanted(record)
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if fits:
             candidates.append((file.stat().st_mtime, file.parent))

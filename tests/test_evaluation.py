@@ -1,6 +1,7 @@
 """The engine: cascade, verification, ledger, determinism, targets, curve."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from robust.attacks import APGD, FGSM, PGD
 from robust.core.attack import Attack
 from robust.core.errors import RobustError
 from robust.core.threat import Threat
+from robust.core.victim import Access
 from robust.data import DataSpec, from_arrays, open_data
 from robust.evaluation import Evaluation, choose_targets
 from robust.models import in_memory
@@ -43,6 +45,7 @@ def shards(net, x, y, attacks, eps=0.1, **options):
 class Cheat(Attack):
     """Returns points that are wrong in the way asked for, and calls them adversarial."""
 
+    access: ClassVar = Access.LABELS
     how: str = "outside"
 
     def search(self, victim, x, goal, threat, rng):

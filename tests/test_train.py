@@ -143,7 +143,7 @@ def test_a_run_leaves_what_it_promises(toy, tmp_path):
     assert again.hash == kept["spec_hash"] == started.spec.hash
     assert "parameters    " in (run / "architecture.txt").read_text()
 
-    best = max(epochs, key=lambda r: (r["val_robust_accuracy"], -r["val_robust_loss"]))
+    best = [e.row for e in events if isinstance(e, engine.EpochDone) and e.best][-1]
     assert done.row == best
     assert same(out, run / "best.pt")
     assert same(out, run / "model.pt") == (best["epoch"] == 4)
@@ -453,8 +453,26 @@ def test_patience_stops_the_run_and_the_best_weights_are_kept(toy, tmp_path, mon
     assert same(tmp_path / "m.pt", tmp_path / "short/model.pt")
 
 
+@pytest.mark.parametrize(
+    ("robust", "loss", "best"),
+    [
+        ([0.5, 0.9, 0.8], [0.9, 0.8, 0.7], 2),  # of 30, the standard error at 0.9 is 0.055
+        ([0.5, 0.9, 0.86], [0.9, 0.8, 0.7], 3),
+        ([0.5, 0.9, 0.86], [0.9, 0.7, 0.8], 2),
+        ([0.9, 0.86, 0.97], [0.9, 0.7, 0.8], 3),
+        ([0.9, 0.86, 0.92], [0.9, 0.7, 0.8], 3),  # now 0.86 is below 0.92 − 0.05
+        ([0.9, 0.88, 0.92], [0.9, 0.7, 0.8], 2),
+    ],
+)
+def test_the_best_epoch(toy, tmp_path, monkeypatch, robust, loss, best):
+    validation = DataSpec(blobs(tmp_path / "v.npz", n=30, seed=1)).to_dict()
+    scripted(monkeypatch, robust, loss=loss)
+    done = finish(toy(epochs=3, validation=validation), tmp_path / "run")[-1]
+    assert done.row["epoch"] == best
+
+
 def test_natural_training_is_judged_by_clean_accuracy(toy, tmp_path, monkeypatch):
-    scripted(monkeypatch, [0.5, 0.1, 0.1], clean=[0.6, 0.9, 0.8])
+    scripted(monkeypatch, [0.5, 0.1, 0.1], clean=[0.6, 0.9, 0.7])
     done = finish(toy(adv=parse_adv("none"), epochs=3), tmp_path / "run")[-1]
     assert done.row["epoch"] == 2
 
@@ -468,7 +486,8 @@ def test_the_warm_up_does_not_count_as_stagnation(toy, tmp_path, monkeypatch):
 def test_the_alarm_tells_a_collapse_from_all_else(toy, tmp_path, monkeypatch):
     robust = [0.5, 0.6, 0.1, 0.1, 0.35, 0.2, 0.1]
     fgsm = [0.6, 0.7, 0.9, 0.9, 0.8, 0.3, 0.9]
-    scripted(monkeypatch, robust, fgsm=fgsm)
+    loss = [1.0, 0.5, 0.1, 1.0, 1.0, 1.0, 1.0]
+    scripted(monkeypatch, robust, fgsm=fgsm, loss=loss)
     events = finish(toy(epochs=7), tmp_path / "run")
     alarms = [e for e in events if isinstance(e, engine.Alarm)]
     assert [a.epoch for a in alarms] == [3, 7]  # once for each collapse
@@ -567,6 +586,18 @@ def test_ctrl_c_in_mid_epoch_keeps_the_last_epoch(toy, tmp_path, monkeypatch):
     assert same(tmp_path / "whole/model.pt", tmp_path / "run/model.pt")
 
 
+def test_checkpoints_of_a_long_run_are_refreshed_and_change_nothing(toy, tmp_path, monkeypatch):
+    finish(toy(), tmp_path / "whole")
+    monkeypatch.setattr(engine, "_REFRESH", 0.0)
+    for event in train(toy(), folder=tmp_path / "run"):
+        if isinstance(event, engine.EpochDone):
+            epoch = load_model(tmp_path / "run/model.pt").info.extra["epoch"]
+            assert epoch == event.row["epoch"]
+    for name in ("model.pt", "best.pt"):
+        assert same(tmp_path / "whole" / name, tmp_path / "run" / name)
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "run")
+
+
 @pytest.mark.parametrize("damage", ["torn", "missing", "ahead", "leftovers"])
 def test_the_history_follows_the_state(toy, tmp_path, damage):
     """Whatever a kill between two writes may leave behind."""
@@ -589,6 +620,26 @@ def test_the_history_follows_the_state(toy, tmp_path, damage):
     assert same(tmp_path / "whole/model.pt", run / "model.pt")
     assert [step for step, _ in scalars(run)["eps"]] == [1, 2, 3, 4]
     assert not list(run.glob(".*"))
+
+
+def test_a_state_that_was_not_written_to_its_end_does_not_count(toy, tmp_path, monkeypatch):
+    finish(toy(), tmp_path / "whole")
+    plain, calls = torch.save, []
+
+    def save(content, file, **options):
+        calls.append("optimizer" in content)
+        if sum(calls) == 3 and calls[-1]:
+            Path(file).write_bytes(b"half a st")
+            raise KeyboardInterrupt
+        plain(content, file, **options)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        finish(toy(), tmp_path / "run")
+    events = finish(toy(), tmp_path / "run", resume=True)
+    assert len(events[0].rows) == 2
+    assert same(tmp_path / "whole/model.pt", tmp_path / "run/model.pt")
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "run")
 
 
 KILLER = """
@@ -648,11 +699,15 @@ def test_a_finished_run_answers_again(toy, tmp_path):
     assert same(tmp_path / "m.pt", tmp_path / "run/best.pt")
 
 
-def test_a_moved_file_is_the_same_data(toy, tmp_path):
-    spec = toy()
+def test_moved_files_have_the_same_content(toy, tmp_path):
+    finish(toy(epochs=1), tmp_path / "first", out=tmp_path / "m.pt")
+    spec = toy(init=str(tmp_path / "m.pt"))
     stop_after(train(spec, folder=tmp_path / "run"), 1)
     os.rename(spec.data["source"], tmp_path / "moved.npz")
-    moved = toy(data=DataSpec(str(tmp_path / "moved.npz")).to_dict())
+    os.rename(tmp_path / "m.pt", tmp_path / "moved.pt")
+    moved = toy(
+        data=DataSpec(str(tmp_path / "moved.npz")).to_dict(), init=str(tmp_path / "moved.pt")
+    )
     assert isinstance(finish(moved, tmp_path / "run", resume=True)[-1], engine.TrainDone)
 
 
@@ -771,11 +826,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(
         return dataclasses.replace(result, loss=result.loss * (math.nan if len(calls) == 8 else 1))
 
     monkeypatch.setattr(defense, "step", step)
+    monkeypatch.setattr(engine, "_CHUNK", 2)
     with pytest.raises(
         RobustError, match="no longer a finite number in epoch 2: .* --lr"
     ) as caught:
         finish(toy(), tmp_path / "run")
     assert "\n" not in str(caught.value)
+    assert len(calls) == 8  # it does not go on to the end of the epoch
     assert record(tmp_path / "run")["status"] == "failed"
     assert [row["epoch"] for row in rows_of(tmp_path / "run")] == [1]
     values = weights(tmp_path / "run/model.pt").values()
