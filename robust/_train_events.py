@@ -36,7 +36,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is measured and stored; `best`: no former one was better."""
+    """An epoch is measured and stored; `best`: it is the best so far."""
 
     row: Row
     best: bool

@@ -68,7 +68,6 @@ def measure(
         "confusion": confusion(y_true, y_pred["clean"], num_classes),
         "robust_confusion": confusion(y_true, y_pred["robust"], num_classes),
         "classification_report": report(y_true, y_pred["clean"], num_classes, classes),
-        "robust_classification_report": report(y_true, y_pred["robust"], num_classes, classes),
     }
 
 

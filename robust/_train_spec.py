@@ -48,8 +48,8 @@ class TrainSpec:
     init            file whose weights to start from; its normalisation holds where it has one
     freeze          fnmatch patterns of the names of parameters that keep their values
     class_weights   "balanced": the loss of a sample weighs n / (classes · n of its class)
-    patience        stop after so many epochs, warm-up not counted, without a better validation
-                    robust accuracy (accuracy, in natural training); 0: never
+    patience        stop after so many epochs, warm-up not counted, without a better one by
+                    validation robust accuracy (accuracy, in natural training); 0: never
     val_attack      {"name", "params"} of the attack that measures validation robust accuracy
     val_limit       validation samples to measure, a seeded choice
     normalise       "auto": mean and std per channel of the training data; "none"; or

@@ -5,6 +5,7 @@ the epoch's number, so a run that goes on after a kill ends with the same weight
 """
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -213,19 +214,21 @@ class _Run:
     def _keep(self, row: Row) -> bool:
         """Add the alarm to the row, compare it with the best one, and commit the epoch."""
         old = self.folder.state
-        highest = old["highest"] if old else 0.0
-        row["alarm"] = alarm(row, highest) if self.defense.attacks else None
+        highest = old["highest"] if old else {"val_accuracy": 0.0, "val_robust_accuracy": 0.0}
+        row["alarm"] = None
+        if self.defense.attacks:
+            row["alarm"] = alarm(row, highest["val_robust_accuracy"])
+        highest = {key: max(value, row[key]) for key, value in highest.items()}
         weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
-        best = old is None or self._score(row) > self._score(old["best_row"])
+        best = old is None or self._better(row, old["best_row"], highest)
         self.folder.commit(
             {
                 "spec_hash": self.spec.hash,
-                "epoch": row["epoch"],
                 "row": row,
                 "net": weights,
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "highest": max(highest, row["val_robust_accuracy"]),
+                "highest": highest,
                 "best_row": row if best or old is None else old["best_row"],
                 "best_net": weights if best or old is None else old["best_net"],
                 "seconds": self._seconds(),
@@ -235,11 +238,17 @@ class _Run:
             self._checkpoints()
         return best
 
-    def _score(self, row: Row) -> tuple[float, float]:
-        """What is the higher, the better: accuracy, then the lower loss; under attack, where the
-        run trains against one (early stopping, 2002.11569)."""
+    def _better(self, row: Row, old: Row, highest: dict[str, float]) -> bool:
+        """Early stopping (2002.11569) on validation accuracy, robust accuracy where the run trains
+        against an attack. Accuracies within one standard error of the highest so far are not told
+        apart: of those epochs, the one of lower loss is the better."""
         kind = "val_robust" if self.defense.attacks else "val"
-        return row[f"{kind}_accuracy"], -row[f"{kind}_loss"]
+        accuracy, loss = f"{kind}_accuracy", f"{kind}_loss"
+        top = highest[accuracy]
+        least = top - math.sqrt(top * (1 - top) / len(self.validation))
+        if row[accuracy] < least:
+            return False
+        return bool(old[accuracy] < least or row[loss] < old[loss])
 
     def _stale(self, epoch: int) -> bool:
         state = self.folder.state
