@@ -249,16 +249,21 @@ def attack(**options: Any) -> None:  # fmt: skip
 )
 @click.option(
     "--arch",
-    default="small-cnn",
-    show_default=True,
     metavar="NAME",
-    help="A name (see `robust list architectures`) or file.py:factory.",
+    help="A name (see `robust list architectures`) or file.py:factory.  [default: that of --init, "
+    "else small-cnn]",
 )
 @click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)
 @click.option(
     "--eps",
     type=NUMBER,
     help="Radius in the units of the data, such as 8/255. Default: 0.1 for digits.",
+)
+@click.option(
+    "--eps-scale",
+    type=NUMBER,
+    metavar="X",
+    help="Train on X times eps; what is measured is eps itself.  [default: 1; digits: 1.25]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
@@ -269,7 +274,7 @@ def attack(**options: Any) -> None:  # fmt: skip
     "--lr", type=NUMBER, help="Highest learning rate.  [default: 0.1; adam and adamw: 0.001]"
 )
 @click.option("--momentum", type=NUMBER, default=0.9, show_default=True, help="Of sgd.")
-@click.option("--weight-decay", type=NUMBER, default=5e-4, show_default=True)
+@click.option("--weight-decay", type=NUMBER, help="[default: 0.0005; digits: 0.002]")
 @click.option(
     "--schedule",
     type=click.Choice(["one-cycle", "piecewise", "constant"]),

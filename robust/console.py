@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import evaluation as engine
-from . import train as training
+from . import training
 from .core.outcome import Shard
 from .core.victim import Ledger
 

@@ -21,11 +21,21 @@ ALLOWED = {
     "store": {"core"},
     "preflight": {"core", "data"},
     "evaluation": {"core", "data", "preflight", "registry", "store"},
-    "train": {"train", "core", "data", "models", "preflight", "registry", "store"},
-    "console": {"core", "evaluation", "train", "store"},
+    "training": {"training", "core", "data", "models", "preflight", "registry", "store"},
+    "console": {"core", "evaluation", "training"},
     "api": {"core", "data", "evaluation", "models", "preflight", "registry", "reports", "store"},
     "commands": {
-        *("api", "console", "core", "data", "evaluation", "models", "registry", "store", "train"),
+        *(
+            "api",
+            "console",
+            "core",
+            "data",
+            "evaluation",
+            "models",
+            "registry",
+            "store",
+            "training",
+        ),
     },
     "cli": {"commands", "core", "registry"},
     "__main__": {"cli"},
@@ -41,10 +51,9 @@ def modules():
 
 
 def layer(name):
-    """robust.models.loading → models; robust._train_data → train; robust → ''."""
+    """robust.models.loading → models; robust → ''."""
     parts = name.split(".")
-    part = parts[1] if len(parts) > 1 else ""
-    return "train" if part.startswith("_train") else part
+    return parts[1] if len(parts) > 1 else ""
 
 
 def imported(path, name, is_package):

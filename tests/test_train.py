@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import robust.train as engine
-from robust import _train_measure
+import robust.training.engine as engine
 from robust.core.errors import RobustError
 from robust.core.rng import generator, seeded
 from robust.data import DataSpec, open_data
 from robust.models import build, load_model, save_checkpoint
-from robust.train import TrainSpec, eps_at, lr_at, parse_adv, train
+from robust.training import TrainSpec, describe_attack, eps_at, lr_at, parse_adv, train
+from robust.training import measure as measuring
 
 LINF = {"norm": "linf", "eps": 0.1, "low": 0.0, "high": 1.0}
 NOISY = """
@@ -426,7 +426,7 @@ def test_another_number_of_classes_gets_a_new_last_layer(toy, tmp_path):
 
 def scripted(monkeypatch, robust, loss=None, clean=None, fgsm=None):
     """Let the validation figures be these, epoch after epoch."""
-    plain, calls = _train_measure.measure, []
+    plain, calls = measuring.measure, []
 
     def measure(*args, **kwargs):
         row, i = plain(*args, **kwargs), len(calls)
@@ -649,7 +649,7 @@ KILLER = """
 import os, random, signal, sys, time, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from robust.train import TrainSpec, train
+from robust.training import TrainSpec, train
 import json, sklearn.metrics, torch.utils.tensorboard, torch.utils.flop_counter
 spec, folder, seed = TrainSpec.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
 moments = random.Random(int(seed))
@@ -859,7 +859,7 @@ def test_adv_names():
         spec = TrainSpec(adv=parse_adv(text))
         attack = spec.defense().params["attack"]
         if text != "none":
-            assert engine.describe_attack(attack) == spec.adv
+            assert describe_attack(attack) == spec.adv
     with pytest.raises(RobustError, match="--adv none has no parameters"):
         parse_adv("none,steps=3")
 

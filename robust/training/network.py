@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._train_data import Data, Samples, mean_and_std
-from ._train_spec import TrainSpec
-from .core.errors import RobustError
-from .core.rng import seeded
-from .models import Standardise, build, load_model, read_weights
-from .preflight import forward
+from robust.core.errors import RobustError
+from robust.core.rng import seeded
+from robust.models import Standardise, build, load_model, read_weights
+from robust.preflight import forward
+
+from .data import Data, Samples, mean_and_std
+from .spec import TrainSpec
 
 
 class Autocast(nn.Module):

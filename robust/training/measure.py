@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._train_data import Samples, cut
-from .core.attack import Attack
-from .core.goal import Goal, as_logits
-from .core.rng import generator
-from .core.threat import Threat
-from .core.victim import Victim
-from .preflight import frozen
-from .registry import parse_attack
+from robust.core.attack import Attack
+from robust.core.goal import Goal, as_logits
+from robust.core.rng import generator
+from robust.core.threat import Threat
+from robust.core.victim import Victim
+from robust.preflight import frozen
+from robust.registry import parse_attack
+
+from .data import Samples, cut
 
 # Catastrophic overfitting: the model answers single-step attacks and no longer multi-step ones
 # (2001.03994, section 5.4; 2007.02617). In healthy runs the two accuracies lie within some 0.1, and
@@ -68,6 +69,7 @@ def measure(
         "confusion": confusion(y_true, y_pred["clean"], num_classes),
         "robust_confusion": confusion(y_true, y_pred["robust"], num_classes),
         "classification_report": report(y_true, y_pred["clean"], num_classes, classes),
+        "robust_classification_report": report(y_true, y_pred["robust"], num_classes, classes),
     }
 
 

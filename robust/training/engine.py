@@ -14,11 +14,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._train_data import Data, Samples, choose, cut, open_all
-from ._train_events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
-from ._train_folder import Row, TrainFolder, finite
-from ._train_measure import alarm, measure
-from ._train_network import (
+from robust.core.defense import Defense
+from robust.core.errors import RobustError
+from robust.core.files import write_whole
+from robust.core.rng import derive, generator, seeded
+from robust.core.threat import Threat
+from robust.models import describe, flops, read_weights, save_checkpoint
+from robust.models.info import hash_file
+
+from .data import Data, Samples, choose, cut, open_all
+from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
+from .folder import Row, TrainFolder, finite
+from .measure import alarm, measure
+from .network import (
     Autocast,
     Criterion,
     check_fit,
@@ -27,30 +35,7 @@ from ._train_network import (
     make_optimizer,
     with_normalisation,
 )
-from ._train_spec import TrainSpec, describe_attack, eps_at, lr_at, make_attack, parse_adv
-from .core.defense import Defense
-from .core.errors import RobustError
-from .core.files import write_whole
-from .core.rng import derive, generator, seeded
-from .core.threat import Threat
-from .models import describe, flops, read_weights, save_checkpoint
-from .models.info import hash_file
-
-__all__ = [
-    "Alarm",
-    "EpochDone",
-    "Event",
-    "Progress",
-    "TrainDone",
-    "TrainSpec",
-    "TrainStarted",
-    "describe_attack",
-    "eps_at",
-    "lr_at",
-    "make_attack",
-    "parse_adv",
-    "train",
-]
+from .spec import TrainSpec, eps_at, lr_at, make_attack
 
 _CHUNK = 50  # steps between two looks at the loss, and so between two Progress events
 _REFRESH = 60.0  # seconds after which model.pt and best.pt are written in mid-run

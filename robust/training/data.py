@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._train_spec import TrainSpec
-from .core.errors import RobustError
-from .core.rng import generator
-from .data import DataSpec, Source, batches, open_data
+from robust.core.errors import RobustError
+from robust.core.rng import generator
+from robust.data import DataSpec, Source, batches, open_data
+
+from .spec import TrainSpec
 
 MEMORY = 2**30  # bytes of pixels up to which a data set is held as one tensor
 

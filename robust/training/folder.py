@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from ._train_spec import TrainSpec
-from .core.errors import RobustError
-from .core.files import write_text, write_whole
-from .store import new_record
+from robust.core.errors import RobustError
+from robust.core.files import write_text, write_whole
+from robust.store import new_record
+
+from .spec import TrainSpec
 
 Row = dict[str, Any]
 

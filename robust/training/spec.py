@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .core.attack import Attack
-from .core.defense import Defense
-from .core.errors import RobustError
-from .core.threat import Threat
-from .data import DataSpec
-from .registry import find, name_of, parse_attack
+from robust.core.attack import Attack
+from robust.core.defense import Defense
+from robust.core.errors import RobustError
+from robust.core.threat import Threat
+from robust.data import DataSpec
+from robust.registry import find, name_of, parse_attack
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("one-cycle", "piecewise", "constant")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._train_folder import Row
-from ._train_spec import TrainSpec
+from .folder import Row
+from .spec import TrainSpec
 
 
 @dataclass(frozen=True)

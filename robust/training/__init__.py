@@ -1,0 +1,21 @@
+"""Training: the engine, what it asks for (TrainSpec), its run folder and its events."""
+
+from .engine import train
+from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
+from .spec import TrainSpec, describe_attack, eps_at, lr_at, make_attack, parse_adv
+
+__all__ = [
+    "Alarm",
+    "EpochDone",
+    "Event",
+    "Progress",
+    "TrainDone",
+    "TrainSpec",
+    "TrainStarted",
+    "describe_attack",
+    "eps_at",
+    "lr_at",
+    "make_attack",
+    "parse_adv",
+    "train",
+]
