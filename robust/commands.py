@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from . import api, console
 from .core.attack import Attack
@@ -17,23 +16,12 @@ from .core.threat import Threat
 from .data import DataSpec, Source, open_data
 from .evaluation import Evaluation
 from .models import Loaded, load_model
+from .preflight import choose_device
 from .registry import parse_attack, parse_attacks
 from .store import RunFolder, argv, choose_folder, find_unfinished
 from .training import TrainDone, TrainSpec, describe_attack, parse_adv, train
 
 INTERRUPTED = 130
-
-
-def choose_device(name: str) -> torch.device:
-    """auto: the first GPU if there is one. RobustError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RobustError(f"the device {name!r} is not available: use --device cpu") from error
-    return device
 
 
 def run_attack(runs: Path, **options: Any) -> int:

@@ -36,6 +36,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(grad)
 
 
+def choose_device(name: str) -> torch.device:
+    """auto: the first GPU if there is one. RobustError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RobustError(f"the device {name!r} is not available: use --device cpu") from error
+    return device
+
+
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (n, K ≥ 2) without gradient; an error inside the model becomes one line."""
     try:

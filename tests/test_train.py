@@ -751,7 +751,7 @@ def refused(spec, folder, match, **options):
         ({"threat": {**LINF, "eps": -1}}, "eps must be"),
         ({"arch": "small-cnn"}, "small-cnn takes images"),
         ({"arch": "nothing"}, "no architecture 'nothing'"),
-        ({"device": "cuda:99"}, "there is no device cuda:99"),
+        ({"device": "cuda:99"}, "the device 'cuda:99' is not available"),
         ({"init": "nowhere.pt"}, "nowhere.pt"),
         ({"data": {"source": "nowhere.npz"}}, "no file nowhere.npz"),
         ({"data": {"source": "digits", "split": "held-in"}}, "chosen by the run"),

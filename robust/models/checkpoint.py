@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robust.core.errors import RobustError
+from robust.core.files import write_whole
 
 from .building import is_file_arch
 from .exported import load_exported
@@ -76,8 +77,15 @@ def save_checkpoint(
         },
         "program": _export(net, shape) if is_file_arch(arch) else None,
     }
-    with _atomic(Path(path)) as file:
-        torch.save(content, file)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # a path would put its name into the archive
+            torch.save(content, file)
+
+    try:
+        write_whole(Path(path), write)
+    except OSError as error:
+        raise RobustError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def check_checkpoint(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -157,19 +165,3 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Any]:
-    """A file that takes the place of `path` when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RobustError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from robust.core.rng import derive, generator, seeded
 from robust.core.threat import Threat
 from robust.models import describe, flops, read_weights, save_checkpoint
 from robust.models.info import hash_file
+from robust.preflight import choose_device
 
 from .data import Data, Samples, choose, cut, open_all
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
@@ -80,7 +81,7 @@ class _Run:
 
     def __init__(self, spec: TrainSpec, data: Data, folder: TrainFolder) -> None:
         self.spec, self.data, self.folder = spec, data, folder
-        self.device = _device(spec.device)
+        self.device = choose_device(spec.device)
         self.threat = Threat(**spec.threat)
         self.defense: Defense = spec.defense()
         source = data.train
@@ -322,15 +323,6 @@ class _Run:
 
     def _seconds(self) -> float:
         return self.earlier + time.perf_counter() - self.began
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RobustError(f"there is no device {name} here") from error
-    return device
 
 
 def _fingerprints(spec: TrainSpec, data: Data) -> dict[str, str]:
