@@ -4,38 +4,16 @@
 imports it from there: `from robust.attacks.pgd import PGD`.
 """
 
-import importlib
-import inspect
-import pkgutil
-from functools import cache
-
 from robust.core.attack import Attack
+from robust.core.discover import class_named, class_names
 from robust.core.restarts import Restarts
 
 __all__ = ["Attack", "Restarts"]
 
 
-@cache
-def _classes() -> dict[str, type[Attack]]:
-    found: dict[str, type[Attack]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        if not info.name.startswith("_"):
-            module = importlib.import_module(f"{__name__}.{info.name}")
-            found |= {
-                name: value
-                for name, value in vars(module).items()
-                if inspect.isclass(value)
-                and issubclass(value, Attack)
-                and value.__module__ == module.__name__
-            }
-    return found
-
-
 def __getattr__(name: str) -> type[Attack]:
-    if name.startswith("_") or name not in _classes():
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _classes()[name]
+    return class_named(name, __name__, __path__)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_classes()]
+    return [*__all__, *class_names(__name__, __path__)]

@@ -8,14 +8,14 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import pkgutil
 import types
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .core.attack import Attack
+from .core.discover import class_in, files
 from .core.errors import RobustError
 from .core.restarts import Restarts
 
@@ -26,28 +26,16 @@ PRESETS: dict[str, tuple[str, ...]] = {"auto": ("apgd", "apgd-t")}
 @cache
 def loaders(kind: str) -> dict[str, Callable[[], type[Any]]]:
     """Name → a function that imports the class, for `kind` "attacks" or "defenses", sorted."""
-    package = importlib.import_module(f"robust.{kind}")
-    found: dict[str, Callable[[], type[Any]]] = {}
-    for point in entry_points(group=f"robust.{kind}"):
-        found[point.name] = cache(lambda point=point: _load(point))
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):
-            path = f"robust.{kind}.{module.name}"
-            found[module.name.replace("_", "-")] = cache(lambda path=path: _class_of(path))
+    package = f"robust.{kind}"
+    found: dict[str, Callable[[], type[Any]]] = {
+        point.name: partial(_load, point) for point in entry_points(group=package)
+    }
+    for file in files(importlib.import_module(package).__path__):
+        found[file.replace("_", "-")] = partial(class_in, f"{package}.{file}")
     return dict(sorted(found.items()))
 
 
-def _class_of(path: str) -> type[Any]:
-    """The one public dataclass that a file of attacks/ or defenses/ defines."""
-    module = importlib.import_module(path)
-    (found,) = (
-        value
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and value.__module__ == path and not name.startswith("_")
-    )
-    return found
-
-
+@cache
 def _load(point: EntryPoint) -> type[Any]:
     package = point.dist.name if point.dist else "?"
     try:
