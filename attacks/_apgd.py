@@ -124,19 +124,17 @@ def search(
     victim: Victim, goal: Goal, ball: Ball, rng: Generator, *, steps: int, loss: Loss, rho: float
 ) -> Result:
     """One run from a random start. For L1 in balls of 3 eps, 2 eps and eps (2103.01208)."""
-    start = random_start(ball, rng)
-    if ball.threat.norm == "l1":
-        # What the larger balls reach is no success yet: they only find a start for the next.
-        climbing = dataclasses.replace(goal, persist=True)
-        for factor, share in ((3, 0.3), (2, 0.3)):
-            wide = dataclasses.replace(ball.threat, eps=factor * ball.threat.eps).around(ball.x)
-            start = wide.project(start)
-            part = int(share * steps)
-            if part:
-                start = ascend(victim, start, climbing, wide, part, loss, rho).x_adv
-                steps -= part
-        start = ball.project(start)
-    return ascend(victim, start, goal, ball, steps, loss, rho)
+    if ball.threat.norm != "l1":
+        return ascend(victim, random_start(ball, rng), goal, ball, steps, loss, rho)
+    # What the larger balls reach is no success yet: they only find a start for the next.
+    climbing = dataclasses.replace(goal, persist=True)
+    balls = [
+        dataclasses.replace(ball.threat, eps=k * ball.threat.eps).around(ball.x) for k in (3, 2)
+    ]
+    start, part = random_start(balls[0], rng), int(0.3 * steps)
+    for wide in balls if part else ():
+        start = ascend(victim, wide.project(start), climbing, wide, part, loss, rho).x_adv
+    return ascend(victim, ball.project(start), goal, ball, steps - 2 * part, loss, rho)
 
 
 def ascend(

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from robust.core.goal import Goal
-from robust.core.threat import Ball
+from robust.core.threat import Ball, Threat
 from robust.core.victim import Loss, Victim
 
 # (x_now, gradient, step number) of the active samples → x_next; `rows` are their positions in x.
@@ -54,3 +54,25 @@ def climb(
         better = goal.reached(logits) | (loss(logits, goal) > best_loss[rows])
         best[rows[better]] = now[better]
     return best
+
+
+def projected_ascent(
+    victim: Victim,
+    x: Tensor,
+    goal: Goal,
+    threat: Threat,
+    rng: Generator,
+    *,
+    steps: int,
+    step_size: float,
+    loss: Loss,
+    random_start: bool,
+) -> Tensor:
+    """Equal steps of steepest ascent, each projected onto ball ∩ box: what PGD and BIM share."""
+
+    def step(now: Tensor, gradient: Tensor, number: int, rows: Tensor, ball: Ball) -> Tensor:
+        return ball.project(ball.advance(now, gradient, step_size))
+
+    ball = threat.around(x)
+    start = ball.random(rng) if random_start else x
+    return climb(victim, start, goal, ball, steps=steps, loss=loss, step=step)

@@ -7,10 +7,11 @@ from torch import Generator, Tensor
 
 from robust.core.attack import Attack
 from robust.core.goal import Goal
+from robust.core.losses import LOSSES
 from robust.core.threat import Threat
 from robust.core.victim import Victim
 
-from .pgd import PGD
+from ._loop import projected_ascent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,5 +33,14 @@ class BIM(Attack):
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
         size = threat.eps / max(self.steps, 1) if self.step_size is None else self.step_size
-        plain = PGD(steps=self.steps, step_size=size, loss=self.loss, random_start=False)
-        return plain.search(victim, x, goal, threat, rng)
+        return projected_ascent(
+            victim,
+            x,
+            goal,
+            threat,
+            rng,
+            steps=self.steps,
+            step_size=size,
+            loss=LOSSES[self.loss],
+            random_start=False,
+        )

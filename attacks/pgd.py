@@ -8,10 +8,10 @@ from torch import Generator, Tensor
 from robust.core.attack import Attack
 from robust.core.goal import Goal
 from robust.core.losses import LOSSES
-from robust.core.threat import Ball, Threat
+from robust.core.threat import Threat
 from robust.core.victim import Victim
 
-from ._loop import climb
+from ._loop import projected_ascent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,14 @@ class PGD(Attack):
         if size is None:
             rate = 10 if threat.norm == "l1" else 2.5
             size = threat.eps * min(1.0, rate / max(self.steps, 1))
-
-        def step(now: Tensor, gradient: Tensor, number: int, rows: Tensor, ball: Ball) -> Tensor:
-            return ball.project(ball.advance(now, gradient, size))
-
-        ball = threat.around(x)
-        start = ball.random(rng) if self.random_start else x
-        return climb(victim, start, goal, ball, steps=self.steps, loss=LOSSES[self.loss], step=step)
+        return projected_ascent(
+            victim,
+            x,
+            goal,
+            threat,
+            rng,
+            steps=self.steps,
+            step_size=size,
+            loss=LOSSES[self.loss],
+            random_start=self.random_start,
+        )

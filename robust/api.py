@@ -31,7 +31,7 @@ def evaluate(
     y: Tensor,
     *,
     threat: Threat,
-    attacks: Iterable[str | Attack] = ("auto",),
+    attacks: str | Attack | Iterable[str | Attack] = "auto",
     targeted: str | int | None = None,
     every: bool = False,
     curve: bool = True,
@@ -44,7 +44,7 @@ def evaluate(
 
     model       pixels in [threat.low, threat.high], float32 (n, …), to logits (n, K), or (n,) or
                 (n, 1) for a binary model; a torch module is put into eval mode meanwhile and runs
-                on the device that it is on
+                on the device that it is on, a function on that of x
     x, y        float (n, …) inside the box, and int (n,), the true classes
     threat      robust.Linf(8 / 255), robust.L2(0.5), robust.L1(12)
     attacks     names as on the command line ("pgd,steps=10"), or attacks; each runs on what the
@@ -54,14 +54,18 @@ def evaluate(
     curve       measure accuracy at further eps too, by a short attack
     batch_size  samples attacked at once; None: as many as 512 MiB hold, at most 128
     out         a folder for the run and its report; None: keep the outcomes in memory
-    resume      go on with the run in `out`
+    resume      go on with the run in `out`; the model must have parameters, whose hash tells it
 
     Returns a Report. Raises RobustError for input that cannot be used.
     """
     module = model if isinstance(model, nn.Module) else _Callable(model)
     check_batch(x, y, threat)
-    source = from_arrays(x, y, low=threat.low, high=threat.high)
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    source = from_arrays(x, y, low=threat.low, high=threat.high, channels_last=False)
+    device = next((p.device for p in module.parameters()), x.device)
+    if resume and not module.state_dict():
+        raise RobustError(
+            "resume needs a model with parameters: a plain function cannot be told from another"
+        )
     chosen = parse_attacks_and_instances(attacks)
     spec = plan(
         in_memory(module),
@@ -100,10 +104,10 @@ class _Callable(nn.Module):
         return self.function(x)
 
 
-def parse_attacks_and_instances(attacks: Iterable[str | Attack]) -> list[Attack]:
+def parse_attacks_and_instances(attacks: str | Attack | Iterable[str | Attack]) -> list[Attack]:
     """Attacks from a mixture of texts and instances, in order."""
     found: list[Attack] = []
-    for attack in attacks:
+    for attack in [attacks] if isinstance(attacks, str | Attack) else attacks:
         found += parse_attacks([attack]) if isinstance(attack, str) else [attack]
     labels = [label(attack) for attack in found]
     return [attack for i, attack in enumerate(found) if labels[i] not in labels[:i]]
@@ -138,7 +142,7 @@ def plan(
     if batch_size is not None and batch_size < 1:
         raise RobustError(f"--batch-size must be at least 1, not {batch_size}")
     gradient = any(attack.access == Access.GRADIENT for attack in attacks)
-    classes = examine(loaded.module, source, targeted, gradient=gradient)
+    classes = examine(loaded.module, source, device, targeted, gradient=gradient)
     facts = loaded.info.to_dict()
     return RunSpec(
         model={

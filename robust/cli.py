@@ -17,8 +17,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except RobustError as error:
-            click.secho(f"robust: {error}", fg="red", err=True)
+        except (RobustError, click.UsageError) as error:
+            told = error.format_message() if isinstance(error, click.UsageError) else str(error)
+            click.secho(f"robust: {told}", fg="red", err=True)
             ctx.exit(2)
 
 
@@ -250,7 +251,8 @@ def attack(**options: Any) -> None:  # fmt: skip
 @click.option(
     "--arch",
     metavar="NAME",
-    help="A name (see `robust list architectures`) or file.py:factory.  [default: that of --init, "
+    help="A name (see `robust list architectures`) or file.py:factory. Its "
+    "weights are drawn anew (He), unless --init gives them.  [default: that of --init, "
     "else small-cnn]",
 )
 @click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)

@@ -27,9 +27,11 @@ INTERRUPTED = 130
 def run_attack(runs: Path, **options: Any) -> int:
     """`robust attack`: the exit code."""
     shape = None
-    if options["arch"] and options["data"]:  # a named architecture is built for some shape
+    if options["arch"] and (options["data"] or ":" not in options["arch"]):
+        # A named architecture is built for some shape.
         low, high = options["box"] or (0.0, 1.0)
-        shape = open_data(DataSpec(options["data"], options["split"], low=low, high=high)).shape
+        data = DataSpec(options["data"] or "digits", options["split"], low=low, high=high)
+        shape = open_data(data).shape
     loaded = load_model(
         options["path"],
         arch=options["arch"],
@@ -46,6 +48,8 @@ def run_attack(runs: Path, **options: Any) -> int:
     loaded.module.to(device)
     source = _open(loaded, data, options["data"])
     size = options["batch_size"]
+    if size == "auto" and options["resume"] and options["out"] is not None:
+        size = _batch_size_of(options["out"])  # what memory was free then decided it
     spec = api.plan(
         loaded,
         source,
@@ -61,7 +65,7 @@ def run_attack(runs: Path, **options: Any) -> int:
         batch_size=None if size == "auto" else size,
         seed=options["seed"],
     )
-    if not options["shuffle"]:
+    if not (options["shuffle"] or options["quiet"]):
         _warn_if_sorted(source, options["limit"])
     out = options["out"]
     if out is None and options["resume"]:
@@ -120,6 +124,11 @@ def _data_spec(
     known = loaded.info.data
     threat = loaded.info.threat or {}
     low, high = box or (threat.get("low", 0.0), threat.get("high", 1.0))
+    if threat and (low, high) != (threat.get("low"), threat.get("high")):
+        raise RobustError(
+            f"--range {low:g},{high:g} is not the checkpoint's: it was trained on "
+            f"[{threat['low']:g}, {threat['high']:g}], and its eps is in those units"
+        )
     if source is None and known is not None:
         spec = DataSpec.from_dict(known)
         return replace(spec, split=split or spec.split, low=low, high=high)
@@ -152,6 +161,14 @@ def _threat(loaded: Loaded, data: DataSpec, norm: str | None, eps: float | None)
         )
     chosen: Any = norm or known.get("norm", "linf")
     return Threat(chosen, eps, data.low, data.high)
+
+
+def _batch_size_of(out: Path) -> int | str:
+    """The batch size of the run in `out`; auto if there is none."""
+    if not (out / "run.json").exists():
+        return "auto"
+    found: int | str = RunFolder.open(out).record["spec"].get("batch_size", "auto")
+    return found
 
 
 def _warn_if_sorted(source: Source, limit: int | None) -> None:

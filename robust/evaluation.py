@@ -61,10 +61,9 @@ class AttackDone:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard is measured and stored (`resumed`: in an earlier session)."""
+    """A shard is measured and stored."""
 
     shard: Shard
-    resumed: bool = False
 
 
 Event = Started | AttackStarted | AttackDone | ShardDone

@@ -64,7 +64,12 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def examine(
-    model: nn.Module, source: Source, targeted: str | None = None, *, gradient: bool = False
+    model: nn.Module,
+    source: Source,
+    device: torch.device,
+    targeted: str | None = None,
+    *,
+    gradient: bool = False,
 ) -> int:
     """The number of classes K; RobustError unless the model answers these data with logits.
 
@@ -73,7 +78,6 @@ def examine(
     """
     count = min(len(source), 64)
     batch = source.batch(source.ids[np.linspace(0, len(source) - 1, count).astype(np.int64)])
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with frozen(model):
         logits = forward(model, batch.x.to(device))
     refuse_bad_answers(logits, batch.ids)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from .core.errors import RobustError
 from .core.files import write_text, write_whole
@@ -23,13 +24,18 @@ from .core.outcome import SCHEMA_VERSION, AttackRows, RunSpec, Shard
 
 
 def versions() -> dict[str, str]:
-    """What could change a figure: versions of this package, Python, torch, numpy; the platform."""
+    """What could change a figure: versions of the packages, platform, threads and GPU."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("robust", "torch", "numpy"):
+    packages = "robust torch numpy scipy scikit-learn datasets pyarrow pillow h5py safetensors"
+    for package in packages.split():
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "unknown"
+    found["threads"] = str(torch.get_num_threads())
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
     return found
 
 

@@ -243,6 +243,10 @@ BAD = {
     "no such device": (lambda h: [*full_state_dict(h), "--device", "gpu"], "--device"),
     "bad batch size": (lambda h: [*full_state_dict(h), "--batch-size", "0"], "auto"),
     "missing data": (lambda h: [*full_state_dict(h), "--data", "no.npz"], "no.npz"),
+    "an attack that does nothing": (
+        lambda h: [*full_state_dict(h), "--attack", "pgd,steps=0"], "steps must be at least 1",
+    ),
+    "gate out of range": (lambda h: [*full_state_dict(h), "--fail-under", "2"], "--fail-under"),
     "wrong shape": (
         lambda h: [*full_state_dict(h), "--data", npz(h, np.zeros((4, 3, 9, 9)), np.zeros(4, int))],
         "samples of shape (3, 9, 9)",
@@ -287,8 +291,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(kind, invoke, here):
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
-    usage = lines[0].startswith("Usage:")  # click's own way for an option it cannot read
-    assert len(lines) == (3 if usage else 1), result.stderr
+    assert len(lines) == 1, result.stderr
+    assert not (here / "runs").exists()
+
+
+def test_the_range_is_the_checkpoints(invoke, checkpoint, here):
+    result = invoke("attack", "--model", checkpoint, "--range", "0,255")
+    assert result.exit_code == 2
+    assert "it was trained on [0, 1]" in result.stderr
     assert not (here / "runs").exists()
 
 

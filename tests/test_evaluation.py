@@ -292,6 +292,24 @@ def test_data_and_options_that_do_not_fit_are_refused(digits_net, digits):
             robust.evaluate(digits_net, **{"x": x, "y": y, "threat": robust.Linf(0.1), **arguments})
 
 
+def test_samples_in_memory_keep_their_layout():
+    x = torch.rand(40, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    w = torch.randn(192, 5, generator=torch.Generator().manual_seed(1))
+    y = (x.flatten(1) @ w).argmax(1)
+    report = robust.evaluate(
+        lambda z: z.flatten(1) @ w, x, y, threat=robust.Linf(0.01), attacks="fgsm"
+    )
+    assert report.clean_accuracy == 1
+
+
+def test_a_plain_function_cannot_be_resumed(digits, tmp_path):
+    w = torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
+    arguments = {"threat": robust.Linf(0.1), "attacks": "fgsm", "out": tmp_path / "run"}
+    robust.evaluate(lambda z: z.flatten(1) @ w, *digits, **arguments)
+    with pytest.raises(RobustError, match="a plain function cannot be told from another"):
+        robust.evaluate(lambda z: -z.flatten(1) @ w, *digits, **arguments, resume=True)
+
+
 def test_one_dimensional_audio_and_a_binary_logit():
     rng = torch.Generator().manual_seed(0)
     x = 2 * torch.rand(40, 1, 100, generator=rng) - 1

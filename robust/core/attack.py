@@ -1,7 +1,9 @@
 """The base of every attack: what turns a `search` into something that a user can call."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +11,23 @@ from torch import Generator, Tensor
 
 from .errors import RobustError
 from .goal import Goal
+from .losses import LOSSES
 from .rng import generator
 from .threat import NORMS, Threat
 from .victim import Access, Model, Victim
+
+# One vocabulary: a field of this name means the same in every attack, and so has one range. An
+# attack that does nothing would leave a perfect robust accuracy behind.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "steps": (lambda v: v >= 1, "at least 1"),
+    "restarts": (lambda v: v >= 1, "at least 1"),
+    "samples": (lambda v: v >= 1, "at least 1"),
+    "targets": (lambda v: v >= 1, "at least 1"),
+    "step_size": (lambda v: math.isfinite(v) and v > 0, "a finite number above 0"),
+    "decay": (lambda v: math.isfinite(v) and v >= 0, "a finite number, at least 0"),
+    "rho": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "loss": (lambda v: v in LOSSES, f"one of {', '.join(LOSSES)}"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +42,13 @@ class Attack(ABC):
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(NORMS)
     paper: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            fits, words = _RANGES.get(field.name, (None, ""))
+            value = getattr(self, field.name)
+            if fits is not None and value is not None and not fits(value):
+                raise RobustError(f"{field.name} must be {words}, not {value}")
 
     @abstractmethod
     def search(

@@ -13,8 +13,8 @@ class Goal:
     """Leave the class `labels` (untargeted) or arrive at it (targeted).
 
     labels      int64 (n,): the true classes, or the target classes where `targeted`
-    persist     go on after success: nothing counts as solved, and a search returns the point of
-                highest loss that it measured (adversarial training wants this)
+    persist     go on after success: nothing counts as solved, and a search returns the end of its
+                ascent, or the best point that it measured (adversarial training wants this)
     towards     int64 (n,), untargeted goals only: the class by which a loss should leave `labels`;
                 it guides the search, success is still any other class
     """

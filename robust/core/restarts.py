@@ -7,7 +7,6 @@ import torch
 from torch import Generator, Tensor
 
 from .attack import Attack
-from .errors import RobustError
 from .goal import Goal
 from .threat import Threat
 from .victim import Access, Victim
@@ -23,10 +22,6 @@ class Restarts(Attack):
 
     attack: Attack
     restarts: int = 2
-
-    def __post_init__(self) -> None:
-        if self.restarts < 1:
-            raise RobustError(f"restarts must be at least 1, not {self.restarts}")
 
     @property
     def access(self) -> Access:  # type: ignore[override]  # an instance's, after its attack

@@ -269,9 +269,12 @@ def _fill(slope: Tensor, room: Tensor, total: Tensor) -> Tensor:
 
 
 def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
-    """Signs of the `count` (n,) largest |gradient| of each sample, of L1 length 1; 0 where flat."""
+    """Signs of the `count` (n,) largest |gradient| of each sample, of L1 length 1; 0 where flat.
+
+    A fraction of a coordinate counts as one.
+    """
     size = gradient.abs().flatten(1)
-    count = count.clamp(1, size.shape[1])
+    count = count.ceil().clamp(1, size.shape[1])
     ranked = size.sort(1, descending=True).values
     threshold = ranked.gather(1, count.long().view(-1, 1) - 1)
     chosen = gradient.flatten(1).sign() * (size >= threshold)

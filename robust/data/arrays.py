@@ -70,6 +70,7 @@ class ArraySource(Source):
         keys: tuple[str, str] = ("x", "y"),
         classes: Sequence[str] | None = None,
         top: int | None = None,
+        last: bool | None = None,
     ) -> None:
         """name, keys: what errors call the file and its two arrays. digest: the fingerprint.
 
@@ -79,7 +80,9 @@ class ArraySource(Source):
         x_key, y_key = keys
         self.low, self.high = low, high
         self._rows, self._digest = rows, digest
-        self._pixels = Pixels(rows.shape, rows.dtype, low, high, key=x_key, name=name, top=top)
+        self._pixels = Pixels(
+            rows.shape, rows.dtype, low, high, key=x_key, name=name, top=top, last=last
+        )
         self.shape = self._pixels.shape
         if y.ndim and len(y) != rows.shape[0]:
             raise RobustError(
@@ -136,11 +139,12 @@ def from_arrays(
     low: float = 0.0,
     high: float = 1.0,
     classes: Sequence[str] | None = None,
+    channels_last: bool | None = None,
 ) -> Source:
     """A source over arrays in memory, which are not copied: do not change them meanwhile.
 
     x  (n, …): uint8 or uint16, scaled to [low, high], or float, which must lie in it.
-       Four axes: NCHW or NHWC
+       Four axes: NCHW or NHWC, as channels_last says, or else as the shape suggests
     y  whole numbers (n,), or one-hot (n, K)
 
     Raises RobustError for anything else.
@@ -151,7 +155,14 @@ def from_arrays(
         return hash_arrays(xs, ys)
 
     return ArraySource(
-        MemoryRows(xs), ys, low, high, name="the data", digest=digest, classes=classes
+        MemoryRows(xs),
+        ys,
+        low,
+        high,
+        name="the data",
+        digest=digest,
+        classes=classes,
+        last=channels_last,
     )
 
 

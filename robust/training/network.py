@@ -52,8 +52,9 @@ def make_network(
         except RobustError:
             pass  # a plain state dict says nothing of its normalisation
         else:
-            mean, std = info.mean, info.std
-            return net, list(mean) if mean else None, list(std) if std else None, fresh
+            if spec.normalise == "auto":
+                mean, std = info.mean, info.std
+                return net, list(mean) if mean else None, list(std) if std else None, fresh
     if spec.normalise == "none":
         return net, None, None, fresh
     if isinstance(spec.normalise, dict):

@@ -45,7 +45,8 @@ class TrainSpec:
                     margin of a quarter gave 2 to 3 points of robust accuracy on digits
     eps_warmup      epochs (fractions allowed) in which eps grows linearly from 0
     precision       "fp32", or "bf16" or "fp16": autocast
-    init            file whose weights to start from; its normalisation holds where it has one
+    init            file whose weights to start from; its normalisation holds where it has one,
+                    unless `normalise` gives another
     freeze          fnmatch patterns of the names of parameters that keep their values
     class_weights   "balanced": the loss of a sample weighs n / (classes · n of its class)
     patience        stop after so many epochs, warm-up not counted, without a better one by
