@@ -90,6 +90,11 @@ class AttackProgress:
         missing = self.total - self.earlier - self.measured
         return self.elapsed / self.measured * missing
 
+    @property
+    def _since(self) -> str:
+        """What figures cover: a resumed run tells those of its new samples only."""
+        return "new samples: " if self.earlier else "so far: "
+
     def worth_a_line(self, event: engine.Event, since: float) -> bool:
         """Whether a log that last had a line `since` seconds ago should get one now."""
         last = self.earlier + self.measured == self.total
@@ -100,7 +105,7 @@ class AttackProgress:
         parts = [f"{self.earlier + self.measured}/{self.total} samples"]
         if self.measured:
             parts += [
-                f"clean {self.correct / self.measured:.1%}",
+                f"{self._since}clean {self.correct / self.measured:.1%}",
                 f"robust {self.robust / self.measured:.1%}",
             ]
         parts.append(duration(self.elapsed))
@@ -122,7 +127,7 @@ class AttackProgress:
         if self.measured:
             parts.append(
                 Text(
-                    f"so far: clean {self.correct / self.measured:.1%}, "
+                    f"{self._since}clean {self.correct / self.measured:.1%}, "
                     f"robust {self.robust / self.measured:.1%} of {self.measured}"
                 )
             )
