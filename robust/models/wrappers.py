@@ -85,7 +85,7 @@ class LogProbabilities(nn.Module):
     """log of a network's probabilities, so that they can be attacked as logits.
 
     Probabilities are clamped to the smallest normal number of their dtype: at exactly 0 the
-    gradient is 0, and not infinite.
+    gradient is 0, and not infinite. One probability p of a binary model becomes log p − log(1 − p).
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -94,7 +94,9 @@ class LogProbabilities(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p: Tensor = self.net(x)
-        return p.clamp_min(torch.finfo(p.dtype).tiny).log()
+        tiny = torch.finfo(p.dtype).tiny
+        logs = p.clamp_min(tiny).log()
+        return logs - (1 - p).clamp_min(tiny).log() if p.dim() == 1 or p.shape[1] == 1 else logs
 
 
 class FixedBatch(nn.Module):
