@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from robust.core.attack import Attack
 from robust.core.goal import Goal
-from robust.core.threat import Threat
+from robust.core.threat import NORMS, Threat
 from robust.core.victim import Access, Victim
 
 
@@ -23,6 +23,7 @@ class UniformNoise(Attack):
     """
 
     access: ClassVar[Access] = Access.LABELS
+    norms: ClassVar[frozenset[str]] = frozenset(NORMS)
     samples: int = 20
 
     def search(

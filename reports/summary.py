@@ -163,6 +163,9 @@ class Report:
         tested = {0.0}
         if self._tallies:
             tested |= {self.eps, *(self.eps * m for m in self.spec.get("curve") or [])}
+        if any(attack.get("minimal") for attack in self.spec["attacks"]):
+            # Distances were measured: the curve can be read at any eps.
+            tested |= {self.eps * k / 8 for k in range(1, 17)}
         return [(eps, rate(int(self._withstand(eps).sum()), self.n)) for eps in sorted(tested)]
 
     @cached_property

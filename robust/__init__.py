@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .api import evaluate as evaluate
     from .core.errors import RobustError as RobustError
     from .core.goal import Goal as Goal
+    from .core.threat import L0 as L0
     from .core.threat import L1 as L1
     from .core.threat import L2 as L2
     from .core.threat import Linf as Linf
@@ -31,6 +32,7 @@ _HOMES = {
     "Linf": "robust.core.threat",
     "L2": "robust.core.threat",
     "L1": "robust.core.threat",
+    "L0": "robust.core.threat",
     "Access": "robust.core.victim",
     "Victim": "robust.core.victim",
     "load_model": "robust.models",

@@ -167,6 +167,7 @@ def plan(
                 "label": label(attack),
                 "params": attack.params,
                 "access": str(attack.access),
+                "minimal": attack.minimal,
             }
             for attack in attacks
         ],

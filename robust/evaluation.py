@@ -127,7 +127,7 @@ class Evaluation:
         attackable = (logits.argmax(1) == y) & ~goal.reached(logits)
         broken_at = torch.full(y.shape, float("inf"), dtype=torch.float64, device=self.device)
         broken_at[logits.argmax(1) != y] = 0
-        broken = torch.zeros_like(attackable)
+        broken, measured = torch.zeros_like(attackable), torch.zeros_like(attackable)
 
         found: list[AttackRows] = []
         for attack in self.attacks:
@@ -138,8 +138,11 @@ class Evaluation:
             success = torch.from_numpy(result.success).to(self.device)
             broken[rows[success]] = True
             found.append(result)
-        broken_at[broken] = self.threat.eps
-        yield from self._curve(index, x, goal, attackable, broken_at)
+            if attack.minimal:
+                measured[rows] = True
+                broken_at[rows] = torch.minimum(broken_at[rows], _reached_at(result, goal[rows]))
+        broken_at[broken] = broken_at[broken].clamp(max=self.threat.eps)
+        yield from self._curve(index, x, goal, attackable & ~measured, broken_at)
 
         kept = sorted({int(row) for result in found for row in result.rows[result.success]})
         confidence, prediction = logits.softmax(1).max(1)
@@ -180,7 +183,7 @@ class Evaluation:
             with torch.no_grad():
                 x_adv = attack.search(victim, x, goal, threat, rng)
         seconds = time.perf_counter() - began
-        result = self._verify(name, rows, x, x_adv, goal, threat, victim.ledger)
+        result = self._verify(name, rows, x, x_adv, goal, threat, victim, minimal=attack.minimal)
         result.seconds = seconds
         yield AttackDone(index, name, len(rows), int(result.success.sum()), seconds)
         return result
@@ -193,9 +196,14 @@ class Evaluation:
         x_adv: Tensor,
         goal: Goal,
         threat: Threat,
-        ledger: Ledger,
+        victim: Victim,
+        *,
+        minimal: bool,
     ) -> AttackRows:
-        """Measure candidates on the original model: finite, in ball and box, goal reached."""
+        """Measure candidates on the original model: finite, in ball and box, goal reached.
+
+        A minimal attack may leave the ball; what it finds there is no success at this eps.
+        """
         if x_adv.shape != x.shape:
             raise RobustError(
                 f"{name} returned shape {tuple(x_adv.shape)} for samples of {tuple(x.shape)}"
@@ -203,11 +211,12 @@ class Evaluation:
         n = len(x)
         refused = torch.zeros(n, dtype=torch.int64, device=x.device)
         refused[~threat.in_box(x_adv)] = 3
-        refused[~threat.in_ball(x, x_adv)] = 2
+        if not minimal:
+            refused[~threat.in_ball(x, x_adv)] = 2
         refused[~x_adv.flatten(1).isfinite().all(1)] = 1
         safe = torch.where((refused == 0).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
         logits = forward(self.model, safe) if n else torch.zeros(0, 2, device=x.device)
-        success = goal.reached(logits) & (refused == 0)
+        success = goal.reached(logits) & (refused == 0) & threat.in_ball(x, safe)
         survives = torch.full_like(refused, -1)
         if self.source.image and bool(success.any()):
             low, span = threat.low, threat.high - threat.low
@@ -223,12 +232,16 @@ class Evaluation:
             distance=_array(threat.distance(x, safe)) if n else np.zeros(0),
             margin=_array(goal.margin(logits).double()),
             survives_8bit=_array(survives),
-            forwards=_array(ledger.forwards),
-            backwards=_array(ledger.backwards),
-            queries=_array(ledger.queries),
+            forwards=_array(victim.ledger.forwards),
+            backwards=_array(victim.ledger.backwards),
+            queries=_array(victim.ledger.queries),
             refused=_array(refused),
             x_adv=_array(safe[success].float()),
             seconds=0.0,
+            stages="\n".join(victim.marks),
+            entered=_array(torch.stack([*victim.marks.values()], 1))
+            if victim.marks
+            else np.zeros((n, 0), dtype=np.bool_),
         )
 
     def _curve(
@@ -240,7 +253,9 @@ class Evaluation:
         accuracy is monotone in eps, so what is skipped can only make the curve an upper bound.
         """
         eps = self.threat.eps
-        if not (eps > 0 and any(attack.access == Access.GRADIENT for attack in self.attacks)):
+        attack = parse_attack(CURVE_ATTACK)
+        gradient = any(given.access == Access.GRADIENT for given in self.attacks)
+        if not (eps > 0 and gradient and self.threat.norm in attack.norms):
             return
         down = sorted((factor for factor in self.spec.curve if factor < 1), reverse=True)
         up = sorted(factor for factor in self.spec.curve if factor > 1)
@@ -250,7 +265,7 @@ class Evaluation:
             rows, reached = left.nonzero().squeeze(1), factor * eps
             result = yield from self._attack(
                 index,
-                parse_attack(CURVE_ATTACK),
+                attack,
                 f"curve at {factor:g} eps",
                 x,
                 goal,
@@ -259,6 +274,13 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
+
+
+def _reached_at(result: AttackRows, goal: Goal) -> Tensor:
+    """The distance at which each candidate reached its goal, float64 (k,); inf where it did not."""
+    prediction = torch.from_numpy(result.prediction).to(goal.labels.device)
+    reached = goal.satisfied(prediction).cpu().numpy() & (result.refused == 0)
+    return torch.from_numpy(np.where(reached, result.distance, np.inf)).to(goal.labels.device)
 
 
 def choose_targets(

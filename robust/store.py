@@ -214,13 +214,17 @@ def _read(path: Path) -> Shard:
         return Shard(**_get(file, Shard), attacks=attacks)
 
 
+# What shards of an earlier version lack, and so takes its default.
+_SINCE = {"stages", "entered"}
+
+
 def _get(group: Any, cls: type) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.name in group.attrs:
             value = group.attrs[field.name]
             values[field.name] = value.item() if isinstance(value, np.generic) else value
-        elif field.name != "attacks":
+        elif field.name != "attacks" and (field.name in group or field.name not in _SINCE):
             values[field.name] = group[field.name][()]
     return values
 

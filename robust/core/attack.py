@@ -13,7 +13,7 @@ from .errors import RobustError
 from .goal import Goal
 from .losses import LOSSES
 from .rng import generator
-from .threat import NORMS, Threat
+from .threat import CONVEX, NORMS, Threat
 from .victim import Access, Model, Victim
 
 # One vocabulary: a field of this name means the same in every attack, and so has one range. An
@@ -36,11 +36,13 @@ class Attack(ABC):
 
     The fields are the configuration: the CLI's parameters, the JSON record and the resume hash come
     from them. A subclass states `access` (what it asks of the model), `norms` (the threats it
-    answers) and `paper` (arXiv id), and writes `search`.
+    answers), `minimal` (it looks for the smallest perturbation, whatever the threat's eps) and
+    `paper` (arXiv id), and writes `search`.
     """
 
     access: ClassVar[Access] = Access.GRADIENT
-    norms: ClassVar[frozenset[str]] = frozenset(NORMS)
+    norms: ClassVar[frozenset[str]] = frozenset(CONVEX)
+    minimal: ClassVar[bool] = False
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -56,7 +58,9 @@ class Attack(ABC):
     ) -> Tensor:
         """Look for points of the threat around x (n, …) that reach the goal: x_adv, same shape.
 
-        Where none is found, the point of highest loss that was measured. Called without gradient
+        Where none is found, the point of highest loss that was measured. A minimal attack returns
+        the nearest success that it found, outside the threat's eps or not, and x where it found
+        none. Called without gradient
         recording; `x` and the model stay as they are; all randomness comes from `rng`.
         """
 

@@ -79,6 +79,8 @@ class AttackRows:
     refused         int64: 0, or why a candidate was thrown out (see REFUSALS)
     x_adv           float32 (number of successes, …), the successes in the order of `rows`
     seconds         wall time of the search on this shard (the one figure that is not reproducible)
+    stages          the search's own stages, if it names any: one name a line, in order
+    entered         bool (k, number of stages): which of them the sample came into
     """
 
     label: str
@@ -95,6 +97,8 @@ class AttackRows:
     refused: Ints
     x_adv: Pixels
     seconds: float
+    stages: str = ""
+    entered: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
 
 
 REFUSALS = ("", "not finite", "outside the ball", "outside the box")

@@ -10,8 +10,9 @@ from torch import Tensor
 from .errors import RobustError
 from .rng import exponential, normal, signs, uniform
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 NORMS: tuple[str, ...] = get_args(Norm)
+CONVEX = ("linf", "l2", "l1")  # the norms in which a step of steepest ascent makes sense
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -23,8 +24,8 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
 class Threat:
     """The set of allowed adversarial examples: {z : ‖z − x‖ ≤ eps, low ≤ z ≤ high}.
 
-    norm        "linf", "l2" or "l1"
-    eps         radius ≥ 0, in the units of x (8/255 for images in [0, 1])
+    norm        "linf", "l2", "l1" or "l0" (the number of coordinates that differ)
+    eps         radius ≥ 0, in the units of x (8/255 for images in [0, 1]); for L0 a count
     low, high   the box in which data live
 
     Raises RobustError for an unknown norm, a negative eps or an empty box.
@@ -52,6 +53,8 @@ class Threat:
             return delta.abs().amax(1)
         if self.norm == "l2":
             return delta.square().sum(1).sqrt()
+        if self.norm == "l0":
+            return (delta != 0).sum(1).double()
         return delta.abs().sum(1)
 
     def in_ball(self, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -101,6 +104,11 @@ def L1(eps: float, low: float = 0.0, high: float = 1.0) -> Threat:
     return Threat("l1", eps, low, high)
 
 
+def L0(eps: float, low: float = 0.0, high: float = 1.0) -> Threat:
+    """At most eps coordinates change (a pixel of three channels has three), by any amount."""
+    return Threat("l0", eps, low, high)
+
+
 def _rounded(exact: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
     """float64 → dtype, rounded up or down instead of to nearest."""
     near = exact.to(dtype)
@@ -127,9 +135,13 @@ class Ball:
 
         L∞: clamp. L2: the multiplier of the ball, with clipped coordinates taken out one set at a
         time. L1: soft thresholding with the box, as in 2103.01208, by sorting the break points.
+        L0: the coordinates that keeping brings nearest to z, of those the box allows.
         """
         if self.threat.norm == "linf":
             return torch.clamp(z, self.lower, self.upper)
+        if self.threat.norm == "l0":
+            clipped = torch.clamp(z, self.lower, self.upper)
+            return self._sparse(clipped, (z - self.x).square() - (z - clipped).square())
         delta = z - self.x
         size = delta.abs().flatten(1)
         room = torch.where(delta > 0, self.upper - self.x, self.x - self.lower).flatten(1)
@@ -154,6 +166,9 @@ class Ball:
         if self.threat.norm == "linf":
             up = torch.where(direction > 0, self.upper, self.x)
             return torch.where(direction < 0, self.lower, up)
+        if self.threat.norm == "l0":
+            far = torch.where(direction > 0, self.upper, self.lower)
+            return self._sparse(far, direction * (far - self.x))
         size = direction.abs().flatten(1)
         room = torch.where(direction > 0, self.upper - self.x, self.x - self.lower).flatten(1)
         room = torch.where(size > 0, room, 0)
@@ -174,9 +189,11 @@ class Ball:
         flat sample stays. L∞: signs. L2: the normalised gradient. L1: the largest slopes first,
         each up to the box or a tenth of the step (fewer than 10 coordinates below 200 dimensions):
         SLIDE (1904.13000) gives 1 % of the coordinates equal shares instead, and so wastes what
-        the box holds back.
+        the box holds back. L0 has no such step: raises ValueError.
         """
         norm = self.threat.norm
+        if norm not in CONVEX:
+            raise ValueError(f"no direction of steepest ascent in {norm}")
         if norm == "linf":
             return now + self._lengths(size, now) * gradient.sign()
         slope = gradient.flatten(1)
@@ -194,8 +211,14 @@ class Ball:
         return _per_sample(given.expand(len(like)), like)
 
     def random(self, rng: torch.Generator) -> Tensor:
-        """A random allowed point: uniform in the ball (for L∞: in ball ∩ box), put into the box."""
+        """A random allowed point: uniform in the ball (for L∞: in ball ∩ box), put into the box.
+
+        L0: as many random coordinates as eps allows, each uniform in the box.
+        """
         x, eps = self.x, self.threat.eps
+        if self.threat.norm == "l0":
+            drawn = self.lower + (self.upper - self.lower) * uniform(rng, x)
+            return self._sparse(torch.clamp(drawn, self.lower, self.upper), uniform(rng, x))
         if self.threat.norm == "linf":
             z = self.lower + (self.upper - self.lower) * uniform(rng, x)
             return torch.clamp(z, self.lower, self.upper)
@@ -210,6 +233,14 @@ class Ball:
             total = parts.flatten(1).sum(1) + rest
             delta = eps * parts * signs(rng, x) / _per_sample(total, x)
         return self._inside(torch.clamp(x + delta, self.lower, self.upper) - x)
+
+    def _sparse(self, z: Tensor, gain: Tensor) -> Tensor:
+        """x, but for the eps coordinates of largest positive gain, which are z's."""
+        flat = gain.flatten(1)
+        count = min(int(self.threat.eps), flat.shape[1])
+        ranked = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+        chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, ranked, True) & (flat > 0)
+        return torch.where(chosen.view_as(z), z, self.x)
 
     def _inside(self, delta: Tensor) -> Tensor:
         """x + delta, pulled towards x until float64 finds the rounded sum in the ball."""

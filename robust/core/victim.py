@@ -57,6 +57,7 @@ class Victim:
     ) -> None:
         self.model, self.access = model, access
         self.ledger = Ledger(n, device)
+        self.marks: dict[str, Tensor] = {}
         self._rows = torch.arange(n, device=device)
         self._watch: tuple[Watch, Goal, Tensor] | None = None
 
@@ -66,12 +67,24 @@ class Victim:
     def __getitem__(self, rows: Tensor) -> "Victim":
         part = object.__new__(Victim)
         part.model, part.access, part.ledger = self.model, self.access, self.ledger
+        part.marks = self.marks
         part._rows = self._rows[rows]
         part._watch = None
         if self._watch is not None:
             watch, goal, places = self._watch
             part._watch = watch, goal[rows], places[rows]
         return part
+
+    def mark(self, stage: str) -> None:
+        """Record that the search takes these samples into the stage of that name.
+
+        `marks` has one bool (n,) per stage, in the order of their first use; it is stored with the
+        outcomes, and the last stage that a broken sample entered is the one that broke it.
+        """
+        entered = self.marks.get(stage)
+        if entered is None:
+            entered = self.marks[stage] = torch.zeros_like(self.ledger.forwards, dtype=torch.bool)
+        entered[self._rows] = True
 
     def watched(self, goal: Goal) -> tuple["Victim", Watch]:
         """The same victim, and a record of the margins that its answers show from now on."""
@@ -97,20 +110,34 @@ class Victim:
         Only the path to the input is differentiated: parameters get no gradient. NaN in a gradient
         counts as flat.
         """
+        logits, values, gradients = self.jacobian(x, lambda logits: loss(logits, goal).unsqueeze(1))
+        return logits, values[:, 0], gradients[:, 0]
+
+    def jacobian(
+        self, x: Tensor, values: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Several numbers of the same answer: logits (n, K), v = values(logits) (n, m), ∂v/∂x
+        (n, m, …). One forward and m backwards each.
+        """
         self._require(Access.GRADIENT)
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self._forward(x)
-            values = loss(logits, goal)
+            found = values(logits)
+            last = found.shape[1] - 1
             try:
-                (gradient,) = torch.autograd.grad(values.sum(), x)
+                gradients = [
+                    torch.autograd.grad(column.sum(), x, retain_graph=number < last)[0]
+                    for number, column in enumerate(found.unbind(1))
+                ]
             except RuntimeError as error:
                 raise RobustError(
                     "the model gives no gradient with respect to its input "
                     f"({str(error).splitlines()[0]})"
                 ) from error
-        self.ledger.backwards.index_add_(0, self._rows, torch.ones_like(self._rows))
-        return logits.detach(), values.detach(), gradient.nan_to_num_(nan=0.0)
+        self.ledger.backwards.index_add_(0, self._rows, torch.full_like(self._rows, last + 1))
+        gradient = torch.stack(gradients, 1) if last else gradients[0].unsqueeze(1)
+        return logits.detach(), found.detach(), gradient.nan_to_num_(nan=0.0)
 
     def _forward(self, x: Tensor) -> Tensor:
         if len(x) != len(self):

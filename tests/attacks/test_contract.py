@@ -14,7 +14,7 @@ from robust.core.victim import Access, Victim
 from robust.registry import label, names, parse_attack
 
 ATTACKS = names("attacks")
-EPS = {"linf": 0.03, "l2": 0.25, "l1": 1.0}
+EPS = {"linf": 0.03, "l2": 0.25, "l1": 1.0, "l0": 2.0}
 SHAPES = {"image": (3, 4, 4), "audio": (1, 40), "vector": (20,)}
 GRADIENT = [name for name in ATTACKS if parse_attack(name).access == Access.GRADIENT]
 CASES = [(name, norm) for name in ATTACKS for norm in NORMS if norm in parse_attack(name).norms]
@@ -25,6 +25,8 @@ def distance(norm, x, z):
     delta = (z.double() - x.double()).flatten(1)
     if norm == "linf":
         return delta.abs().amax(1)
+    if norm == "l0":
+        return (delta != 0).sum(1)
     return delta.square().sum(1).sqrt() if norm == "l2" else delta.abs().sum(1)
 
 
@@ -88,7 +90,7 @@ def test_reaches_what_is_easy(name, norm, targeted, make_net, make_samples):
     net, x = make_net((3, 4, 4), 4), make_samples((3, 4, 4), 24)
     y = net(x).argmax(1)
     target = (y + 1) % 4 if targeted else None
-    threat = Threat(norm, {"linf": 0.4, "l2": 3.0, "l1": 12.0}[norm])
+    threat = Threat(norm, {"linf": 0.4, "l2": 3.0, "l1": 12.0, "l0": 24.0}[norm])
     predicted = net(parse_attack(name)(net, x, y, threat=threat, target=target)).argmax(1)
     rate = (predicted == target if targeted else predicted != y).float().mean()
     assert rate >= (0.6 if targeted and name == "fgsm" else 0.85)
@@ -116,7 +118,7 @@ def test_a_goal_that_persists_goes_on(name, norm, make_net, make_samples):
     attack = parse_attack(name)
     net, x = make_net((20,), 4), make_samples((20,), 16)
     y = net(x).argmax(1)
-    threat = Threat(norm, {"linf": 0.4, "l2": 2.0, "l1": 6.0}[norm])
+    threat = Threat(norm, {"linf": 0.4, "l2": 2.0, "l1": 6.0, "l0": 8.0}[norm])
     loss = torch.nn.functional.cross_entropy
     found = []
     for persist in (False, True):

@@ -1,5 +1,7 @@
 """Projections and maximisers against optima found another way (scipy), in every norm."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from scipy.optimize import brentq, linprog
 
 from robust.core.errors import RobustError
 from robust.core.rng import generator
-from robust.core.threat import L1, L2, NORMS, Linf, Threat, sparse_sign
+from robust.core.threat import CONVEX, L0, L1, L2, NORMS, Linf, Threat, sparse_sign
 
 EPS = {"linf": 0.2, "l2": 0.7, "l1": 1.5}
 SHAPES = [(12,), (1, 15), (2, 3, 4)]
@@ -83,6 +85,7 @@ def test_everything_is_inside_ball_and_box_in_float64(norm, low, high):
                 "linf": delta.abs().amax(1),
                 "l2": delta.square().sum(1).sqrt(),
                 "l1": delta.abs().sum(1),
+                "l0": (delta != 0).sum(1),
             }[norm]
             assert (size <= eps).all()
             assert z.min() >= x.new_tensor(low)
@@ -100,7 +103,7 @@ def test_one_ulp_outside_is_outside():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", CONVEX)
 def test_extreme_maximises_a_linear_function(norm, shape):
     x = batch(shape, n=12)
     direction = noise(x, 1.0)
@@ -131,7 +134,7 @@ def test_extreme_takes_the_whole_box_when_the_ball_is_larger():
         assert torch.equal(z, (direction > 0).float())
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", CONVEX)
 def test_a_step_has_its_length_and_climbs(norm):
     x = batch((3, 10, 10))
     gradient, sizes = noise(x, 1.0), torch.linspace(0.1, 2, len(x))
@@ -149,7 +152,7 @@ def test_l1_step_leaves_out_what_the_box_holds_back():
 
 def test_flat_gradient_gives_no_step():
     x = batch((8,))
-    for norm in NORMS:
+    for norm in CONVEX:
         assert torch.equal(Threat(norm, 1.0).around(x).advance(x, torch.zeros_like(x), 0.5), x)
 
 
@@ -158,7 +161,7 @@ def test_sparse_sign_takes_the_largest():
     assert sparse_sign(g, torch.tensor([2, 2])).tolist() == [[0.5, -0.5, 0, 0], [0, 0, -1, 0]]
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", CONVEX)
 def test_random_fills_the_ball_and_follows_the_rng(norm):
     x = torch.full((2000, 3), 0.5)
     threat = Threat(norm, 0.3)
@@ -171,13 +174,49 @@ def test_random_fills_the_ball_and_follows_the_rng(norm):
     assert float((first - x).mean()) == pytest.approx(0, abs=0.01)
 
 
+def test_l0_projection_is_the_nearest_of_all_choices_of_coordinates():
+    x = batch((6,), n=20)
+    z = x + noise(x, 0.8)
+    found = L0(2).around(x).project(z)
+    for i in range(len(x)):
+        candidates = []
+        for kept in itertools.combinations(range(6), 2):
+            point = x[i].clone()
+            point[list(kept)] = z[i][list(kept)].clamp(0, 1)
+            candidates.append(float((point - z[i]).norm()))
+        assert float((found[i] - z[i]).norm()) == pytest.approx(min(candidates), abs=1e-6)
+
+
+def test_l0_extreme_is_the_best_of_all_choices_of_coordinates():
+    x = batch((6,), n=20)
+    direction = noise(x, 1.0)
+    found = (direction * (L0(2).around(x).extreme(direction) - x)).sum(1)
+    gain = (direction * ((direction > 0).float() - x)).sort(1, descending=True).values
+    assert torch.allclose(found, gain[:, :2].sum(1))
+
+
+def test_l0_random_changes_as_many_coordinates_as_allowed():
+    x = batch((3, 5, 5))
+    threat = L0(4.9)
+    z = threat.around(x).random(generator(0))
+    assert (threat.distance(x, z) == 4).all()
+    assert torch.equal(z, threat.around(x).random(generator(0)))
+    assert not torch.equal(z, threat.around(x).random(generator(1)))
+
+
+def test_l0_has_no_steepest_step():
+    x = batch((6,), n=2)
+    with pytest.raises(ValueError, match="steepest"):
+        L0(2).around(x).advance(x, x, 1.0)
+
+
 def test_indexing_narrows_the_ball():
     x = batch((4,), n=6)
     rows = torch.tensor([5, 0])
     for norm in NORMS:
-        ball = Threat(norm, 0.3).around(x)
+        threat = Threat(norm, 2 if norm == "l0" else 0.3)
         z = x[rows] + noise(x[rows], 1.0)
-        assert torch.equal(ball[rows].project(z), Threat(norm, 0.3).around(x[rows]).project(z))
+        assert torch.equal(threat.around(x)[rows].project(z), threat.around(x[rows]).project(z))
 
 
 def test_distances_of_known_points():
@@ -185,6 +224,7 @@ def test_distances_of_known_points():
     assert Linf(1).distance(x, z).item() == pytest.approx(0.2)
     assert L2(1).distance(x, z).item() == pytest.approx(0.3)
     assert L1(1).distance(x, z).item() == pytest.approx(0.5)
+    assert L0(1).distance(x, z).item() == 3
     assert L1(1).distance(x, z).dtype == torch.float64
 
 
