@@ -6,9 +6,10 @@ imports it from there: `from robust.attacks.pgd import PGD`.
 
 from robust.core.attack import Attack
 from robust.core.discover import class_named, class_names
+from robust.core.eot import EOT
 from robust.core.restarts import Restarts
 
-__all__ = ["Attack", "Restarts"]
+__all__ = ["EOT", "Attack", "Restarts"]
 
 
 def __getattr__(name: str) -> type[Attack]:

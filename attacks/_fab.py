@@ -1,33 +1,50 @@
 """Fast adaptive boundary: the search that `fab` and `fab-t` run, once or once per target class."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from robust.core.goal import Goal
-from robust.core.plane import dual_norm, step_to_plane
+from robust.core.nearest import dual_norm, step_to_plane
+from robust.core.threat import Threat
 from robust.core.victim import Victim
 
-from ._minimal import Closest
+from ._minimal import Closest, wide
+
+if TYPE_CHECKING:
+    from .fab import FAB
+    from .fab_t import FABT
 
 # Logits and the goal of their samples → (n, m): differences of logits, each zero on a boundary.
 Boundaries = Callable[[Tensor, Goal], Tensor]
 
-FRESH = False
+_PATIENCE = 6  # steps of no progress (a thousandth), after which the plane is taken elsewhere
+_PROGRESS = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """steps; alpha_max, eta and beta of the paper; radius at which a sample is done, −1: none."""
+    """steps; alpha_max, eta and beta as in the paper; a sample is done at the distance done_at."""
 
     steps: int
     alpha_max: float
     eta: float
     beta: float
     done_at: float
+
+    @classmethod
+    def of(cls, attack: "FAB | FABT", threat: Threat) -> "Settings":
+        """What the attack's fields say; with until_eps a success inside the threat is enough."""
+        return cls(
+            steps=attack.steps,
+            alpha_max=attack.alpha_max,
+            eta=attack.eta,
+            beta=attack.beta,
+            done_at=threat.eps if attack.until_eps else 0.0,
+        )
 
 
 def search(
@@ -42,46 +59,62 @@ def search(
     """`steps` steps for the samples `rows` of closest.x, from `start`; successes go to `closest`.
 
     x_k+1 = (1 − α)(x_k + η·d_1) + α(x + η·d_2), where d_1 and d_2 lead from x_k and from x to the
-    nearest of the linearised boundaries. After a success x_k moves back towards x by the factor β.
-    Each step costs one forward, and one backward for each boundary; one forward ends the search.
+    nearest of the linearised boundaries. After a success x_k goes back towards x by the factor β.
+    A step costs one forward, and one backward for each boundary; one forward ends the search.
+
+    The paper linearises again where it went back to, at twice the cost. The success itself lies
+    nearer to the boundary, and its plane is closer to the truth; but where the gradient is
+    erratic the search can get stuck on one plane, so that a stale sample does as in the paper.
     """
-    threat = closest.threat
-    now = start
-    for number in range(settings.steps + 1):
-        if not len(rows):
-            return
-        if number == settings.steps:
-            closest.offer(rows, now, victim.logits(now), goal)
-            return
-        logits, values, slopes = victim.jacobian(now, lambda z, goal=goal: boundaries(z, goal))
+    threat, now = closest.threat, start
+    aim = closest.distance[rows]
+    stale = torch.zeros_like(rows)
+    for _ in range(settings.steps):
+        logits, values, slopes = victim.jacobian(now, _bound(boundaries, goal))
         reached = closest.offer(rows, now, logits, goal)
-        done = closest.distance[rows] <= settings.done_at
+        best = closest.distance[rows]
+        done = best <= settings.done_at
         if bool(done.any()):
             left = ~done
-            rows, now, victim, goal = rows[left], now[left], victim[left], goal[left]
+            rows, now, aim, stale, best = rows[left], now[left], aim[left], stale[left], best[left]
             values, slopes, reached = values[left], slopes[left], reached[left]
+            victim, goal = victim[left], goal[left]
             if not len(rows):
                 return
+        stale = torch.where(best < _PROGRESS * aim, 0, stale + 1)
+        aim = best
+        fresh = reached & (stale > _PATIENCE)
+        stale = stale.masked_fill(fresh, 0)
+
         x = closest.x[rows]
-        at = now
-        now = torch.where(_wide(reached, now), x + settings.beta * (now - x), now)
-        if FRESH:
-            at = now
-            logits, values, slopes = victim.jacobian(now, lambda z, goal=goal: boundaries(z, goal))
-        slope, value = _nearest(threat.norm, values, slopes)
-        # The plane is value + ⟨slope, z − at⟩ = 0.
-        both, slope2 = torch.cat([now, x]), torch.cat([slope, slope])
-        gain = -(torch.cat([value, value]) + ((both - torch.cat([at, at])) * slope2).flatten(1).sum(1))
-        step = step_to_plane(threat.norm, both, slope2, gain, threat.low, threat.high)
-        d1, d2 = step.chunk(2)
-        length = threat.distance(both, both + step).clamp(min=1e-8).to(x.dtype)
-        near, far = length.chunk(2)
-        alpha = _wide((near / (near + far)).clamp(max=settings.alpha_max), x)
-        now = torch.lerp(now + settings.eta * d1, x + settings.eta * d2, alpha)
-        now = now.clamp_(threat.low, threat.high)
+        back = torch.where(wide(reached, x), torch.lerp(x, now, settings.beta), now)
+        slope, value = nearest(threat.norm, values, slopes)
+        then = _step(threat, x, back, now, slope, value, settings)
+        now = torch.where(wide(fresh, x), back, then)
+    closest.offer(rows, now, victim.logits(now), goal)
 
 
-def _nearest(norm: str, values: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+def _step(
+    threat: Threat,
+    x: Tensor,
+    back: Tensor,
+    now: Tensor,
+    slope: Tensor,
+    value: Tensor,
+    settings: Settings,
+) -> Tensor:
+    """From `back` and x onto the plane value + ⟨slope, z − now⟩ = 0, beyond it, and in between."""
+    both, slopes = torch.cat([back, x]), torch.cat([slope, slope])
+    ahead = ((both - torch.cat([now, now])) * slopes).flatten(1).sum(1)
+    gain = -(torch.cat([value, value]) + ahead)
+    step = step_to_plane(threat.norm, both, slopes, gain, threat.low, threat.high)
+    near, far = threat.distance(both, both + step).clamp(min=1e-8).to(x.dtype).chunk(2)
+    alpha = (near / (near + far)).clamp(max=settings.alpha_max)
+    from_back, from_x = (both + settings.eta * step).chunk(2)
+    return torch.lerp(from_back, from_x, wide(alpha, x)).clamp_(threat.low, threat.high)
+
+
+def nearest(norm: str, values: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
     """Slope (n, …) and value (n,) of the boundary that linearisation puts nearest."""
     if values.shape[1] == 1:
         return slopes[:, 0], values[:, 0]
@@ -91,5 +124,6 @@ def _nearest(norm: str, values: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]
     return slopes[rows, choice], values[rows, choice]
 
 
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
+def _bound(boundaries: Boundaries, goal: Goal) -> Callable[[Tensor], Tensor]:
+    """`boundaries` of these samples, as a function of the logits alone."""
+    return lambda logits: boundaries(logits, goal)

@@ -104,6 +104,9 @@ def _attack_parts(report: Report) -> dict[str, Any]:
         "data_name": str(report.spec["data"].get("source") or report.spec["data"].get("name", "")),
         "norm": text.norm(report.threat["norm"]),
         "eps": eps,
+        "change": f"a patch of at most {eps} × {eps} pixels"
+        if report.threat["norm"] == "patch"
+        else f"a change of at most {eps} ({text.norm(report.threat['norm'])})",
         "curve": _curve(report),
         "classes": _weakest(report.per_class),
         "whole": wilson,

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
 
-from . import text
+from . import protocol, text
 from .rows import Columns, Example, Tally, consume
 
 Interval = tuple[float, float]
@@ -35,7 +35,8 @@ class Report:
     """What an attack run found.
 
     run      the record of run.json: schema_version, spec, status, argv, created, versions; seconds,
-             where it has them, else the sum over the shards
+             where it has them, else the sum over the shards; fits, what is known of the things that
+             attacks crafted for all samples
     shards   its shards; read one at a time, of which small columns and at most 24 examples stay
 
     Besides the figures it has `run` and `spec` (its RunSpec as a dict), `seconds` of the whole run,
@@ -174,10 +175,14 @@ class Report:
 
         robust_accuracy is what this attack and those before it left; with `every`, what this
         attack alone left. success_rate is over the samples it was given, queries_mean and
-        queries_median over its successes; each is None where there are none.
+        queries_median over its successes; each is None where there are none. `crafting` is what an
+        attack spent once for all samples: contained in its sums, in no figure per sample.
         """
         rows = []
-        for asked, t in zip(self.spec["attacks"], self._tallies, strict=True):
+        crafted = {fit["number"]: fit for fit in self.run.get("fits") or []}
+        nothing = {"forwards": 0, "backwards": 0, "queries": 0, "seconds": 0.0}
+        for number, (asked, t) in enumerate(zip(self.spec["attacks"], self._tallies, strict=True)):
+            once = crafted.get(number, nothing)
             left = t.alone if self.every else t.left
             rows.append(
                 {
@@ -191,15 +196,16 @@ class Report:
                     "robust_accuracy_ci": wilson(left, self.n),
                     "success_rate": _ratio(t.successes, t.given),
                     "survives_8bit": _ratio(t.survive, t.rounded),
-                    "forwards": t.forwards,
-                    "backwards": t.backwards,
-                    "queries": t.queries,
+                    "forwards": t.forwards + once["forwards"],
+                    "backwards": t.backwards + once["backwards"],
+                    "queries": t.queries + once["queries"],
                     "forwards_per_sample": _ratio(t.forwards, t.given),
                     "backwards_per_sample": _ratio(t.backwards, t.given),
                     "queries_per_sample": _ratio(t.queries, t.given),
                     "queries_mean": t.queries_mean,
                     "queries_median": t.queries_median,
-                    "seconds": t.seconds,
+                    "seconds": t.seconds + once["seconds"],
+                    "crafting": crafted.get(number),
                     "refused": dict(sorted(t.refused.items())),
                 }
             )
@@ -259,13 +265,31 @@ class Report:
                 "No attack broke a single sample. That is rare, and more often a sign of attacks "
                 "that were too weak or gradients that mislead them than of a robust model."
             )
+        notes += protocol.notes(self.spec, complete=self.complete)
         low, high = self.robust_accuracy_ci
         if high - low > 0.1:
             notes.append(
                 f"Only {text.plural(self.n, 'sample')}: the 95{text.NARROW}% interval is "
                 f"{100 * (high - low):.0f} points wide. More samples would narrow it."
             )
+        surrogates = self.spec.get("surrogates") or []
+        if surrogates:
+            names = ", ".join(str(s.get("path") or s.get("arch")) for s in surrogates)
+            notes.append(
+                f"Transfer: the attacks searched on {names} and asked nothing of the model, which "
+                "only verified one candidate per sample and attack. Forwards and backwards are the "
+                "surrogates'. Attackers who can query the model do better."
+            )
         for attack in self.attacks:
+            if attack["crafting"]:
+                once, name = attack["crafting"], attack["label"]
+                whose = "held out for that" if once["held_out"] else "that it was then measured on"
+                notes.append(
+                    f"{name} crafted one perturbation for all, on "
+                    f"{text.plural(once['samples'], 'sample')} {whose}: "
+                    f"{once['forwards']:,} forwards and {once['backwards']:,} backwards, which "
+                    "figures per sample leave out."
+                )
             if attack["refused"]:
                 reasons = ", ".join(f"{k:,} {why}" for why, k in attack["refused"].items())
                 notes.append(

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 NARROW = "\u202f"  # a space that does not break, between a figure and its unit
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "patch": "patch"}
 
 
 def norm(name: str) -> str:

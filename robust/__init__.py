@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .core.threat import L1 as L1
     from .core.threat import L2 as L2
     from .core.threat import Linf as Linf
+    from .core.threat import Patch as Patch
     from .core.threat import Threat as Threat
     from .core.victim import Access as Access
     from .core.victim import Victim as Victim
@@ -33,6 +34,7 @@ _HOMES = {
     "L2": "robust.core.threat",
     "L1": "robust.core.threat",
     "L0": "robust.core.threat",
+    "Patch": "robust.core.threat",
     "Access": "robust.core.victim",
     "Victim": "robust.core.victim",
     "load_model": "robust.models",

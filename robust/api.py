@@ -15,7 +15,7 @@ from . import evaluation as engine
 from .core.attack import Attack, check_batch
 from .core.errors import RobustError
 from .core.files import write_text
-from .core.outcome import RunSpec
+from .core.outcome import Fit, RunSpec
 from .core.threat import Threat
 from .core.victim import Access, Model
 from .data import Source, from_arrays
@@ -32,6 +32,7 @@ def evaluate(
     *,
     threat: Threat,
     attacks: str | Attack | Iterable[str | Attack] = "auto",
+    surrogates: Model | Iterable[Model] = (),
     targeted: str | int | None = None,
     every: bool = False,
     curve: bool = True,
@@ -46,9 +47,11 @@ def evaluate(
                 (n, 1) for a binary model; a torch module is put into eval mode meanwhile and runs
                 on the device that it is on, a function on that of x
     x, y        float (n, …) inside the box, and int (n,), the true classes
-    threat      robust.Linf(8 / 255), robust.L2(0.5), robust.L1(12)
+    threat      robust.Linf(8 / 255), robust.L2(0.5), robust.L1(12), robust.L0(10), robust.Patch(5)
     attacks     names as on the command line ("pgd,steps=10"), or attacks; each runs on what the
                 former ones left
+    surrogates  models that attacks search on in place of this one, which only verifies: how robust
+                is it against an attacker who cannot ask it anything?
     targeted    None, "next", "random", "least-likely", or a class that samples shall become
     every       run each attack on every sample
     curve       measure accuracy at further eps too, by a short attack
@@ -62,17 +65,20 @@ def evaluate(
     check_batch(x, y, threat)
     source = from_arrays(x, y, low=threat.low, high=threat.high, channels_last=False)
     device = next((p.device for p in module.parameters()), x.device)
-    if resume and not module.state_dict():
+    given = [surrogates] if callable(surrogates) else surrogates
+    stand_ins = [one if isinstance(one, nn.Module) else _Callable(one) for one in given]
+    if resume and not all(one.state_dict() for one in (module, *stand_ins)):
         raise RobustError(
             "resume needs a model with parameters: a plain function cannot be told from another"
         )
-    chosen = parse_attacks_and_instances(attacks)
+    chosen = parse_attacks_and_instances(attacks, threat.norm)
     spec = plan(
         in_memory(module),
         source,
         {"source": "in memory"},
         threat,
         chosen,
+        surrogates=[in_memory(one) for one in stand_ins],
         targeted=None if targeted is None else str(targeted),
         every=every,
         curve=curve,
@@ -80,13 +86,14 @@ def evaluate(
         seed=seed,
         device=device,
     )
-    run = engine.Evaluation(spec, module, source, chosen)
+    run = engine.Evaluation(spec, module, source, chosen, stand_ins)
     if out is None:
         store = MemoryStore()
         for _ in run.run(store):
             pass
         record = new_record("attack", spec.to_dict(), spec.hash, [])
-        return Report({**record, "status": "done"}, store.shards.values())
+        record |= {"status": "done", "fits": _facts(store.fits())}
+        return Report(record, store.shards.values())
     folder = RunFolder.start(Path(out), spec, argv(), resume=resume)
     for _ in run.run(folder):
         pass
@@ -104,11 +111,13 @@ class _Callable(nn.Module):
         return self.function(x)
 
 
-def parse_attacks_and_instances(attacks: str | Attack | Iterable[str | Attack]) -> list[Attack]:
-    """Attacks from a mixture of texts and instances, in order."""
+def parse_attacks_and_instances(
+    attacks: str | Attack | Iterable[str | Attack], norm: str
+) -> list[Attack]:
+    """Attacks on threats of that norm from a mixture of texts and instances, in order."""
     found: list[Attack] = []
     for attack in [attacks] if isinstance(attacks, str | Attack) else attacks:
-        found += parse_attacks([attack]) if isinstance(attack, str) else [attack]
+        found += parse_attacks([attack], norm) if isinstance(attack, str) else [attack]
     labels = [label(attack) for attack in found]
     return [attack for i, attack in enumerate(found) if labels[i] not in labels[:i]]
 
@@ -121,6 +130,7 @@ def plan(
     attacks: Sequence[Attack],
     *,
     device: torch.device,
+    surrogates: Sequence[Loaded] = (),
     limit: int | None = None,
     targeted: str | None = None,
     every: bool = False,
@@ -136,22 +146,30 @@ def plan(
     if not attacks:
         raise RobustError("no attack was named; see `robust list attacks`")
     for attack in attacks:
-        attack.check(threat)
+        attack.check(threat, targeted=targeted is not None, shape=source.shape)
+        if surrogates and attack.minimal:
+            raise RobustError(
+                f"{label(attack)} looks for the smallest perturbation, which fools a surrogate "
+                "and hardly anything else: use an attack that spends all of eps, such as transfer"
+            )
     if limit is not None and limit < 1:
         raise RobustError(f"--limit must be at least 1, not {limit}")
     if batch_size is not None and batch_size < 1:
         raise RobustError(f"--batch-size must be at least 1, not {batch_size}")
     gradient = any(attack.access == Access.GRADIENT for attack in attacks)
-    classes = examine(loaded.module, source, device, targeted, gradient=gradient)
-    facts = loaded.info.to_dict()
+    asked = gradient and not surrogates
+    classes = examine(loaded.module, source, device, targeted, gradient=asked)
+    for attack in attacks:
+        attack.check(threat, targeted=targeted is not None, shape=source.shape, classes=classes)
+    for number, surrogate in enumerate(surrogates, start=1):
+        _examine_surrogate(surrogate, number, source, device, classes, gradient=gradient)
+    if batch_size is None:
+        networks = [one.module for one in (loaded, *surrogates)]
+        batch_size = min(auto_batch_size(network, source, device) for network in networks)
+    curve = curve and not surrogates and engine.has_curve(threat)
     return RunSpec(
-        model={
-            **{key: facts[key] for key in ("path", "kind", "sha256", "arch", "parameters")},
-            "num_classes": classes,
-            "classes": facts["classes"],
-            "mean": facts["mean"],
-            "std": facts["std"],
-        },
+        model=_model_record(loaded, classes),
+        surrogates=[_model_record(surrogate, classes) for surrogate in surrogates],
         data={
             **data,
             "fingerprint": source.fingerprint(),
@@ -166,12 +184,12 @@ def plan(
                 "name": name_of(attack),
                 "label": label(attack),
                 "params": attack.params,
-                "access": str(attack.access),
+                "access": "transfer" if surrogates else str(attack.access),
                 "minimal": attack.minimal,
             }
             for attack in attacks
         ],
-        batch_size=batch_size or auto_batch_size(loaded.module, source, device),
+        batch_size=batch_size,
         limit=limit,
         targeted=targeted,
         every=every,
@@ -182,6 +200,41 @@ def plan(
     )
 
 
+def _examine_surrogate(
+    surrogate: Loaded,
+    number: int,
+    source: Source,
+    device: torch.device,
+    classes: int,
+    *,
+    gradient: bool,
+) -> None:
+    name = f"surrogate {surrogate.info.path or number}"
+    try:
+        found = examine(surrogate.module, source, device, gradient=gradient)
+    except RobustError as error:
+        raise RobustError(f"{name}: {error}") from error
+    if found != classes:
+        raise RobustError(f"{name} has {found} classes, and the model has {classes}")
+
+
+def _model_record(loaded: Loaded, classes: int) -> dict[str, Any]:
+    """What a run records about a model file."""
+    facts = loaded.info.to_dict()
+    return {
+        **{key: facts[key] for key in ("path", "kind", "sha256", "arch", "parameters")},
+        "num_classes": classes,
+        "classes": facts["classes"],
+        "mean": facts["mean"],
+        "std": facts["std"],
+    }
+
+
+def _facts(fits: dict[int, Fit]) -> list[dict[str, Any]]:
+    """What is told of the things that attacks crafted: all but these things."""
+    return [{k: v for k, v in vars(fit).items() if k != "tensor"} for fit in fits.values()]
+
+
 def conclude(folder: RunFolder) -> Report:
     """Mark a run as done and write report.json and report.html from its rows."""
     folder.save(status="done")
@@ -190,7 +243,7 @@ def conclude(folder: RunFolder) -> Report:
 
 def write_report(folder: RunFolder) -> Report:
     """Derive report.json and report.html anew from the rows of a run."""
-    report = Report(folder.record, folder.shards())
+    report = Report({**folder.record, "fits": _facts(folder.fits())}, folder.shards())
     write_text(folder.path / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
     write_text(folder.path / "report.html", render(report))
     return report

@@ -131,15 +131,28 @@ def model_options(command: Any) -> Any:
     metavar="NAME[,KEY=VALUE…]",
     default=("auto",),
     show_default=True,
-    help="Repeatable; each runs on what the former ones left. See `robust list attacks`.",
+    help="Repeatable; each runs on what the former ones left. See `robust list attacks`, and "
+    "--engine there for those of other packages.",
 )
 @click.option(
-    "--norm", type=click.Choice(["linf", "l2", "l1"]), help="Default: the checkpoint's, else linf."
+    "--surrogate",
+    "surrogates",
+    multiple=True,
+    metavar="FILE[,KEY=VALUE…]",
+    help="Repeatable: attacks search on these models, --model only verifies. A state dict is read "
+    "with --arch, --mean and --std, or arch=NAME,mean=0.49:0.48:0.45,std=… of its own.",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(["linf", "l2", "l1", "l0", "patch"]),
+    help="l0: so many values change; patch: one square of that side. Default: the checkpoint's, "
+    "else linf.",
 )
 @click.option(
     "--eps",
     type=NUMBER,
-    help="Radius in the units of the data, such as 8/255. Default: the checkpoint's.",
+    help="Radius in the units of the data, such as 8/255; a count for l0 and patch. "
+    "Default: the checkpoint's.",
 )
 @click.option(
     "--targeted",
@@ -384,8 +397,18 @@ def report(runs: tuple[Path, ...]) -> None:
 
 @main.command("list")
 @click.argument("what", type=click.Choice(["attacks", "defenses", "architectures"]))
-def list_(what: str) -> None:
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="The attacks of another package: foolbox or art, with their parameters.",
+)
+def list_(what: str, engine: str | None) -> None:
     """List what there is: attacks, defenses or architectures."""
-    from .commands import print_list
+    from .commands import print_list, print_peers
 
-    print_list(what)
+    if engine is None:
+        print_list(what)
+    elif what == "attacks":
+        print_peers(engine)
+    else:
+        raise click.UsageError("--engine is for `robust list attacks`")

@@ -1,7 +1,9 @@
 """What the commands of the CLI do, once their options are read."""
 
+import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,12 @@ import click
 from . import api, console
 from .core.attack import Attack
 from .core.errors import RobustError
-from .core.threat import Threat
+from .core.threat import NORMS, THREATS, Threat
 from .data import DataSpec, Source, open_data
 from .evaluation import Evaluation
-from .models import Loaded, load_model
+from .models import Loaded, NoArchitecture, load_model
 from .preflight import choose_device
-from .registry import parse_attack, parse_attacks
+from .registry import number, parse_attack, parse_attacks, peers, shown
 from .store import RunFolder, argv, choose_folder, find_unfinished
 from .training import TrainDone, TrainSpec, describe_attack, parse_adv, train
 
@@ -43,10 +45,12 @@ def run_attack(runs: Path, **options: Any) -> int:
     )
     data = _data_spec(loaded, options["data"], options["split"], options["box"])
     threat = _threat(loaded, data, options["norm"], options["eps"])
-    attacks = parse_attacks(options["attacks"])
+    attacks = parse_attacks(options["attacks"], threat.norm)
     device = choose_device(options["device"])
-    loaded.module.to(device)
     source = _open(loaded, data, options["data"])
+    surrogates = [_load_surrogate(text, source.shape, options) for text in options["surrogates"]]
+    for one in (loaded, *surrogates):
+        one.module.to(device)
     size = options["batch_size"]
     if size == "auto" and options["resume"] and options["out"] is not None:
         size = _batch_size_of(options["out"])  # what memory was free then decided it
@@ -57,6 +61,7 @@ def run_attack(runs: Path, **options: Any) -> int:
         threat,
         attacks,
         device=device,
+        surrogates=surrogates,
         limit=options["limit"],
         targeted=options["targeted"],
         every=options["every"],
@@ -74,7 +79,9 @@ def run_attack(runs: Path, **options: Any) -> int:
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
 
     quiet = options["quiet"]
-    _measure(Evaluation(spec, loaded.module, source, attacks), folder, options["path"], quiet)
+    stand_ins = [one.module for one in surrogates]
+    run = Evaluation(spec, loaded.module, source, attacks, stand_ins)
+    _measure(run, folder, options["path"], quiet)
     report = api.conclude(folder)
     if options["as_json"]:
         print(json.dumps(report.to_json(), indent=1))
@@ -87,6 +94,35 @@ def run_attack(runs: Path, **options: Any) -> int:
             click.echo(f"robust: robust accuracy {found} is below --fail-under {gate:g}", err=True)
         return 1
     return 0
+
+
+def _load_surrogate(text: str, shape: tuple[int, ...], options: dict[str, Any]) -> Loaded:
+    """`FILE,arch=NAME,mean=…,std=…`: what a state dict lacks is taken from the model's options."""
+    path, *pairs = [text] if Path(text).exists() else text.split(",")
+    own: dict[str, Any] = {"trust_pickle": options["trust_pickle"]}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            if key in ("mean", "std"):
+                own[key] = tuple(number(part) for part in value.split(":"))
+            else:
+                readers: dict[str, Any] = {"arch": str, "probabilities": {"true": True}.__getitem__}
+                own[key] = readers[key](value)
+        except (KeyError, ValueError) as error:
+            raise RobustError(
+                f"--surrogate {text}: {pair!r} is none of arch=NAME, mean=0.49:0.48:0.45, std=…, "
+                "probabilities=true"
+            ) from error
+    try:
+        return load_model(path, shape=shape, **own)
+    except NoArchitecture as error:
+        if options["arch"] is None:
+            raise RobustError(
+                f"{path} is a state dict, which does not say its architecture: "
+                f"--surrogate {path},arch=NAME"
+            ) from error
+    lacking = {key: options[key] for key in ("arch", "mean", "std")}
+    return load_model(path, shape=shape, **{**lacking, **own})
 
 
 def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> None:
@@ -323,5 +359,24 @@ def print_list(what: str) -> None:
 
 def _facts(cls: type[Attack], what: str) -> list[str]:
     if what == "attacks":
-        return [str(cls.access), " ".join(n for n in ("linf", "l2", "l1") if n in cls.norms)]
+        return [str(cls.access), " ".join(n for n in THREATS if n in cls.norms)]
     return [str(getattr(cls, "family", "–"))]
+
+
+def print_peers(engine: str) -> None:
+    """`robust list attacks --engine`: name, what it asks, what it answers, its parameters."""
+    from rich.console import Console
+
+    width = Console().width
+    for name, cls in peers(engine).items():
+        kind = "minimal" if cls.minimal else "budget"
+        norms = " ".join(n for n in NORMS if n in cls.norms)
+        goals = "" if len(cls.goals) > 1 else f", {next(iter(cls.goals))} only"
+        click.echo(f"{engine}:{name}\n    {cls.access}, {kind}, {norms}{goals}")
+        given = [f"{field.name}={shown(field.default)}" for field in dataclasses.fields(cls)]
+        if given:
+            indent = " " * 4
+            lines = textwrap.wrap(
+                ", ".join(given), width, initial_indent=indent, subsequent_indent=indent
+            )
+            click.echo("\n".join(lines))

@@ -7,6 +7,7 @@ candidate of an attack is checked again on the original model.
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from .core.attack import Attack
 from .core.errors import RobustError
+from .core.fitted import Fitted, Part
 from .core.goal import Goal
-from .core.outcome import AttackRows, RunSpec, Shard
+from .core.outcome import AttackRows, Fit, RunSpec, Shard
 from .core.rng import derive, generator, seeded
+from .core.surrogate import Ensemble
 from .core.threat import Threat
 from .core.victim import Access, Ledger, Victim
 from .data import Batch, Source
@@ -40,7 +43,10 @@ class Started:
 
 @dataclass(frozen=True)
 class AttackStarted:
-    """An attack begins on `given` samples; `ledger` goes on changing while it runs."""
+    """An attack begins on `given` samples; `ledger` goes on changing while it runs.
+
+    shard −1: it crafts what it will apply to every shard.
+    """
 
     shard: int
     attack: str
@@ -76,12 +82,14 @@ class Evaluation:
     model       pixels in [low, high] to logits, on the spec's device; put into eval mode and
                 given back as it was
     attacks     the instances that spec.attacks describes, in the same order
+    surrogates  where there are any, attacks search on their ensemble and ask nothing of the model
     """
 
     spec: RunSpec
     model: nn.Module
     source: Source
     attacks: Sequence[Attack]
+    surrogates: Sequence[nn.Module] = ()
     threat: Threat = field(init=False)
     device: torch.device = field(init=False)
 
@@ -89,18 +97,25 @@ class Evaluation:
         self.threat = Threat(**self.spec.threat)
         self.device = torch.device(self.spec.device)
         for attack in self.attacks:
-            attack.check(self.threat)
+            attack.check(
+                self.threat, targeted=self.spec.targeted is not None, shape=self.source.shape
+            )
+        self._ensemble = Ensemble(self.surrogates)
+        self._fitted: dict[str, Tensor] = {}
 
     def run(self, store: Store) -> Iterator[Event]:
         """Measure every shard that the store does not have yet."""
-        order = self._order()
+        everything = self._order()
+        order = everything[: self.spec.limit]
         size = self.spec.batch_size
         starts = range(0, len(order), size)
         done = store.done()
         finished = sum(min(size, len(order) - start) for i, start in enumerate(starts) if i in done)
         labels = tuple(label(attack) for attack in self.attacks)
         yield Started(len(order), finished, len(starts), labels)
-        with frozen(self.model):
+        with frozen(self.model), frozen(self._ensemble):
+            if len(done) < len(starts):
+                yield from self._fit_all(store, everything)
             for index, start in enumerate(starts):
                 if index in done:
                     continue
@@ -115,15 +130,72 @@ class Evaluation:
         if self.spec.shuffle:
             rng = generator(self.spec.seed, "order")
             order = order[torch.randperm(len(order), generator=rng).numpy()]
-        return order[: self.spec.limit]
+        return order
+
+    def _fit_all(self, store: Store, order: np.ndarray) -> Iterator[Event]:
+        """Let the attacks that craft one thing for all samples do so, unless the store has it."""
+        there = store.fits()
+        for number, attack in enumerate(self.attacks):
+            if not isinstance(attack, Fitted):
+                continue
+            if number not in there:
+                with seeded(self.spec.seed, "model", "fit", number):
+                    fit = yield from self._fit(number, attack, order)
+                store.write_fit(fit)
+                there[number] = fit
+            self._fitted[label(attack)] = torch.from_numpy(there[number].tensor).to(self.device)
+
+    def _fit(self, number: int, attack: Fitted, order: np.ndarray) -> Generator[Event, None, Fit]:
+        """Craft on samples beyond the limit, if there are as many as wanted or as attacked."""
+        began = time.perf_counter()
+        attacked = order[: self.spec.limit]
+        ids = order[len(attacked) :][: attack.samples]
+        held_out = len(ids) >= min(attack.samples, len(attacked))
+        if not held_out:
+            ids = attacked[: attack.samples]
+        victim = self._victim(len(ids), attack)
+        name = label(attack)
+        yield AttackStarted(-1, f"{name} (crafting)", len(ids), victim.ledger)
+        parts = []
+        for start in range(0, len(ids), self.spec.batch_size):
+            batch = self.source.batch(ids[start : start + self.spec.batch_size])
+            x, y = batch.x.to(self.device), batch.y.to(self.device)
+            rows = torch.arange(start, start + len(x), device=self.device)
+            parts.append(Part(victim[rows], x, self._goal(batch.ids, x, y)[1]))
+        with torch.no_grad():
+            tensor = attack.fit(parts, self.threat, generator(self.spec.seed, name, "fit"))
+        seconds = time.perf_counter() - began
+        yield AttackDone(-1, f"{name} (crafting)", len(ids), 0, seconds)
+        ledger = victim.ledger
+        return Fit(
+            number=number,
+            tensor=_array(tensor.float()),
+            samples=len(ids),
+            held_out=held_out,
+            forwards=int(ledger.forwards.sum()),
+            backwards=int(ledger.backwards.sum()),
+            queries=int(ledger.queries.sum()),
+            seconds=seconds,
+        )
+
+    def _victim(self, n: int, attack: Attack) -> Victim:
+        """Who answers the search: the model, or its surrogates."""
+        if self.surrogates:
+            count = len(self.surrogates)
+            return Victim(self._ensemble, n, attack.access, self.device, surrogates=count)
+        return Victim(self.model, n, attack.access, self.device)
+
+    def _goal(self, ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Goal]:
+        """The model's logits at the clean samples, and what attacks are to reach there."""
+        logits = forward(self.model, x)
+        refuse_bad_answers(logits, ids)
+        targets = choose_targets(self.spec.targeted, logits, y, ids, self.spec.seed)
+        return logits, Goal(y if targets is None else targets, targeted=targets is not None)
 
     def _measure(self, index: int, batch: Batch) -> Generator[Event, None, Shard]:
         began = time.perf_counter()
         x, y = batch.x.to(self.device), batch.y.to(self.device)
-        logits = forward(self.model, x)
-        refuse_bad_answers(logits, batch.ids)
-        targets = choose_targets(self.spec.targeted, logits, y, batch.ids, self.spec.seed)
-        goal = Goal(y if targets is None else targets, targeted=targets is not None)
+        logits, goal = self._goal(batch.ids, x, y)
         attackable = (logits.argmax(1) == y) & ~goal.reached(logits)
         broken_at = torch.full(y.shape, float("inf"), dtype=torch.float64, device=self.device)
         broken_at[logits.argmax(1) != y] = 0
@@ -150,7 +222,7 @@ class Evaluation:
             index=index,
             ids=batch.ids.numpy(),
             labels=batch.y.numpy(),
-            targets=_array(-torch.ones_like(y) if targets is None else targets),
+            targets=_array(goal.labels if goal.targeted else -torch.ones_like(y)),
             prediction=_array(prediction),
             confidence=_array(confidence.double()),
             margin=_array(goal.margin(logits).double()),
@@ -174,14 +246,19 @@ class Evaluation:
     ) -> Generator[Event, None, AttackRows]:
         """One attack on the samples `rows` of a shard: its rows, every candidate verified."""
         x, goal = x[rows], goal[rows]
-        victim = Victim(self.model, len(rows), attack.access, self.device)
+        victim = self._victim(len(rows), attack)
         yield AttackStarted(index, name, len(rows), victim.ledger)
         began = time.perf_counter()
         x_adv = x
         if len(rows):
             rng = generator(self.spec.seed, name, index)
+            search = attack.search
+            if isinstance(attack, Fitted):
+                search = partial(attack.apply, self._fitted[name])
+            # What fools a surrogate need not fool the model: nothing is solved on the way.
+            aim = replace(goal, persist=True) if self.surrogates else goal
             with torch.no_grad():
-                x_adv = attack.search(victim, x, goal, threat, rng)
+                x_adv = search(victim, x, aim, threat, rng)
         seconds = time.perf_counter() - began
         result = self._verify(name, rows, x, x_adv, goal, threat, victim, minimal=attack.minimal)
         result.seconds = seconds
@@ -253,10 +330,10 @@ class Evaluation:
         accuracy is monotone in eps, so what is skipped can only make the curve an upper bound.
         """
         eps = self.threat.eps
-        attack = parse_attack(CURVE_ATTACK)
         gradient = any(given.access == Access.GRADIENT for given in self.attacks)
-        if not (eps > 0 and gradient and self.threat.norm in attack.norms):
+        if self.surrogates or not (gradient and has_curve(self.threat)):
             return
+        attack = parse_attack(CURVE_ATTACK)
         down = sorted((factor for factor in self.spec.curve if factor < 1), reverse=True)
         up = sorted(factor for factor in self.spec.curve if factor > 1)
         reached = eps
@@ -274,6 +351,11 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
+
+
+def has_curve(threat: Threat) -> bool:
+    """Whether accuracy at multiples of eps can be measured by the short attack for it."""
+    return threat.eps > 0 and threat.norm in parse_attack(CURVE_ATTACK).norms
 
 
 def _reached_at(result: AttackRows, goal: Goal) -> Tensor:

@@ -2,6 +2,7 @@
 
 `pgd,steps=10,loss=dlr` is the attack of attacks/pgd.py with these fields. A package of somebody
 else's adds one through the entry-point group `robust.attacks`, whose name is the attack's.
+`foolbox:LinfPGD,steps=10` and `art:HopSkipJump` are attacks of these packages (`robust.peers`).
 """
 
 import dataclasses
@@ -15,12 +16,15 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .core.attack import Attack
+from .core.combinator import Combinator
 from .core.discover import class_in, files
+from .core.eot import EOT
 from .core.errors import RobustError
+from .core.protocols import autoattack
 from .core.restarts import Restarts
 
-# What a name stands for that is no file: `auto` until one attack earns it.
-PRESETS: dict[str, tuple[str, ...]] = {"auto": ("apgd", "apgd-t")}
+# Names that stand for several attacks, and are no file.
+PRESETS = ("autoattack",)
 
 
 @cache
@@ -62,6 +66,9 @@ def names(kind: str) -> list[str]:
 
 def find(kind: str, name: str) -> type[Any]:
     """The class of that name; RobustError with a suggestion if there is none."""
+    engine, colon, theirs = name.partition(":")
+    if kind == "attacks" and colon:
+        return _find_peer(engine, theirs)
     known = loaders(kind)
     if name not in known:
         noun = kind.removesuffix("s")
@@ -71,52 +78,104 @@ def find(kind: str, name: str) -> type[Any]:
     return known[name]()
 
 
+def peers(engine: str) -> dict[str, type[Any]]:
+    """The attacks of another package that can be run, by their names there; see `robust.peers`."""
+    there = importlib.import_module("robust.peers")
+    if engine not in there.ENGINES:
+        raise RobustError(
+            f"unknown engine {engine!r}{_suggest(engine, there.ENGINES)}; there are "
+            f"{' and '.join(there.ENGINES)}"
+        )
+    return there.attacks(engine)  # type: ignore[no-any-return]
+
+
+def _find_peer(engine: str, name: str) -> type[Any]:
+    known, there = peers(engine), importlib.import_module("robust.peers")
+    other_names, reasons = there.other_names(engine), there.left_out(engine)
+    if name in reasons:
+        raise RobustError(f"{engine}:{name} cannot be run: {reasons[name]}")
+    found = known.get(other_names.get(name, name))
+    if found is None:
+        raise RobustError(
+            f"unknown attack {name!r} of {engine}{_suggest(name, [*known, *other_names])}; see "
+            f"`robust list attacks --engine {engine}`"
+        )
+    return found
+
+
+def _inner(thing: object) -> object:
+    """What combinators are wrapped around; else the thing itself."""
+    return _inner(thing.attack) if isinstance(thing, Combinator) else thing
+
+
 def name_of(thing: object) -> str:
     """The registered name of an attack or defense instance; else the name of its class."""
-    cls = type(getattr(thing, "attack", thing))
+    cls = type(_inner(thing))
     if cls.__module__.startswith(("robust.attacks.", "robust.defenses.")):
         return cls.__module__.rpartition(".")[2].replace("_", "-")
     return _third_party.get(cls, cls.__name__)
 
 
-def parse_attacks(texts: Iterable[str]) -> list[Attack]:
-    """Attacks in order, presets unfolded, each once."""
-    unfolded = (part for text in texts for part in PRESETS.get(text, (text,)))
+def parse_attacks(texts: Iterable[str], norm: str = "linf") -> list[Attack]:
+    """Attacks in order, presets unfolded for threats of that norm, each once."""
+    unfolded = (part for text in texts for part in unfold(text, norm))
     return [parse_attack(text) for text in dict.fromkeys(unfolded)]
 
 
+def unfold(text: str, norm: str = "linf") -> tuple[str, ...]:
+    """`autoattack,version=plus` → the attacks that it stands for; any other text → itself."""
+    name, *pairs = [part.strip() for part in text.split(",")]
+    if name not in PRESETS:
+        return (text,)
+    values = _pairs(name, pairs)
+    version = values.pop("version", "standard")
+    if values:
+        raise RobustError(
+            f"autoattack takes version=standard, plus or rand and nothing else, not "
+            f"{', '.join(values)}: its attacks run as published"
+        )
+    return autoattack(version, norm)
+
+
 def parse_attack(text: str) -> Attack:
-    """`name,key=value,…` → the attack. `restarts=n` is understood for every attack.
+    """`name,key=value,…` → the attack. `restarts=n` is understood for every attack, `eot=n` for
+    every attack with gradients.
 
     Raises RobustError for unknown names and parameters, with a suggestion, and for bad values.
     """
     name, *pairs = [part.strip() for part in text.split(",")]
     if name in PRESETS:
-        raise RobustError(f"{name} stands for {' then '.join(PRESETS[name])}; it has no parameters")
+        raise RobustError(f"{name} stands for several attacks, and here one is needed")
     values = _pairs(name, pairs)
-    restarts = values.pop("restarts", None)
+    around = {key: values.pop(key) for key in ("restarts", "eot") if key in values}
     attack: Attack = build(find("attacks", name), name, values)
-    if restarts is None:
-        return attack
-    return Restarts(attack=attack, restarts=_convert("restarts", restarts, int))
+    if "restarts" in around:
+        attack = Restarts(attack=attack, restarts=_convert("restarts", around["restarts"], int))
+    if "eot" in around:  # outside: that a restart has solved a sample is read off means as well
+        attack = EOT(attack=attack, eot=_convert("eot", around["eot"], int))
+    return attack
 
 
 def label(attack: Attack) -> str:
     """The shortest text that parses to this attack: its name and what differs from the defaults."""
-    inner = getattr(attack, "attack", attack)
+    inner: Any = _inner(attack)
     parts = [name_of(attack)]
     parts += [
-        f"{field.name}={_text(getattr(inner, field.name))}"
+        f"{field.name}={shown(getattr(inner, field.name))}"
         for field in dataclasses.fields(inner)
         if getattr(inner, field.name) != field.default
     ]
-    if inner is not attack:
-        parts.append(f"restarts={attack.params['restarts']}")
+    while isinstance(attack, Combinator):
+        parts += [f"{key}={shown(value)}" for key, value in attack.own.items()]
+        attack = attack.attack
     return ",".join(parts)
 
 
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+def shown(value: object) -> str:
+    """A parameter's value as it is written after the `=`."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
@@ -124,6 +183,8 @@ def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
     types_of = get_type_hints(cls)
     known = {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
     for key in values:
+        if key in getattr(cls, "reserved", {}):
+            raise RobustError(f"{name}: {key} is not yours to set: {cls.reserved[key]}")
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise RobustError(f"{name} has no parameter {key!r}{_suggest(key, known)}; {has}")
@@ -141,8 +202,9 @@ def _pairs(name: str, pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, [*known, *PRESETS], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    names = {one.lower(): one for one in [*known, *PRESETS]}
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def number(text: str) -> float:

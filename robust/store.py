@@ -2,9 +2,11 @@
 
 RUN/run.json            what was asked (RunSpec), status, argv, versions
 RUN/shards/00000.h5     the rows of one shard and its adversarial examples
+RUN/fitted/000.safetensors    what an attack crafted once for all samples, if any does
 RUN/report.json, RUN/report.html    derived from those, by robust.reports
 """
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -20,7 +22,7 @@ import torch
 
 from .core.errors import RobustError
 from .core.files import write_text, write_whole
-from .core.outcome import SCHEMA_VERSION, AttackRows, RunSpec, Shard
+from .core.outcome import SCHEMA_VERSION, AttackRows, Fit, RunSpec, Shard
 
 
 def versions() -> dict[str, str]:
@@ -32,6 +34,9 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "unknown"
+    for package in ("foolbox", "adversarial-robustness-toolbox"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
     found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -54,10 +59,12 @@ def new_record(kind: str, spec: dict[str, Any], digest: str, argv: Sequence[str]
 
 
 class Store(Protocol):
-    """Where the engine puts shards."""
+    """Where the engine puts shards, and what attacks crafted before the first one."""
 
     def done(self) -> set[int]: ...
     def write(self, shard: Shard) -> None: ...
+    def fits(self) -> dict[int, Fit]: ...
+    def write_fit(self, fit: Fit) -> None: ...
 
 
 class MemoryStore:
@@ -65,12 +72,19 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.shards: dict[int, Shard] = {}
+        self._fits: dict[int, Fit] = {}
 
     def done(self) -> set[int]:
         return set(self.shards)
 
     def write(self, shard: Shard) -> None:
         self.shards[shard.index] = shard
+
+    def fits(self) -> dict[int, Fit]:
+        return self._fits
+
+    def write_fit(self, fit: Fit) -> None:
+        self._fits[fit.number] = fit
 
 
 class RunFolder:
@@ -138,6 +152,20 @@ class RunFolder:
             self.save()
         try:
             write_whole(self._file(shard.index), lambda path: _write(path, shard))
+        except OSError as error:
+            raise RobustError(f"cannot write to {self.path}: {error}") from error
+
+    def fits(self) -> dict[int, Fit]:
+        """What attacks have crafted for the whole run, by their number."""
+        files = sorted((self.path / "fitted").glob("[0-9]*.safetensors"))
+        return {int(file.stem): _read_fit(file) for file in files}
+
+    def write_fit(self, fit: Fit) -> None:
+        self.save()
+        file = self.path / "fitted" / f"{fit.number:03d}.safetensors"
+        try:
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, lambda path: _write_fit(path, fit))
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error}") from error
 
@@ -212,6 +240,25 @@ def _read(path: Path) -> Shard:
         parts = [file["attacks"][key] for key in sorted(file.get("attacks", ()))]
         attacks = [AttackRows(**_get(group, AttackRows)) for group in parts]
         return Shard(**_get(file, Shard), attacks=attacks)
+
+
+def _write_fit(path: Path, fit: Fit) -> None:
+    from safetensors.numpy import save_file
+
+    facts = {k: v for k, v in vars(fit).items() if k != "tensor"}
+    save_file({"tensor": np.ascontiguousarray(fit.tensor)}, path, {"facts": json.dumps(facts)})
+
+
+def _read_fit(path: Path) -> Fit:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return Fit(tensor=file.get_tensor("tensor"), **json.loads(file.metadata()["facts"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RobustError(
+            f"{path} is damaged ({error}); delete it and run again with --resume"
+        ) from error
 
 
 # What shards of an earlier version lack, and so takes its default.

@@ -68,7 +68,7 @@ def test_attack_needs_nothing_but_the_model(invoke, checkpoint, here):
     report = json.loads((here / "runs/attack-m-1/report.json").read_text())
     assert report["n"] == 40
     assert report["threat"] == {"norm": "linf", "eps": 0.1, "low": 0.0, "high": 1.0}
-    assert [a["name"] for a in report["attacks"]] == ["apgd", "apgd-t"]
+    assert [a["name"] for a in report["attacks"]] == ["auto"]
     assert report["robust_accuracy"] < report["clean_accuracy"]
     assert (here / "runs/attack-m-1/report.html").read_text().lower().startswith("<!doctype html>")
 

@@ -17,6 +17,7 @@ ALLOWED = {
     "reports": {"reports", "core"},
     "models": {"models", "core"},
     "data": {"data", "core"},
+    "peers": {"peers", "core"},
     "registry": {"core"},
     "store": {"core"},
     "preflight": {"core", "data"},

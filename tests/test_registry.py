@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,9 @@ from robust.registry import label, name_of, names, number, parse_attack, parse_a
 
 
 def test_names_are_the_files():
-    assert names("attacks") == [
-        "apgd", "apgd-t", "bim", "fgsm", "momentum-pgd", "pgd", "uniform-noise",
-    ]  # fmt: skip
+    files = {path.stem.replace("_", "-") for path in Path("attacks").glob("[a-z]*.py")}
+    assert set(names("attacks")) == files
+    assert {"auto", "apgd-t", "momentum-pgd", "uniform-noise"} <= files
 
 
 def test_parameters_become_fields():
@@ -37,9 +38,12 @@ def test_restarts_wrap_any_attack():
     assert name_of(attack) == "fgsm"
 
 
-def test_auto_unfolds_and_nothing_runs_twice():
-    assert [label(a) for a in parse_attacks(["auto"])] == ["apgd", "apgd-t"]
-    assert [label(a) for a in parse_attacks(["apgd-t", "auto", "pgd"])] == ["apgd-t", "apgd", "pgd"]
+def test_a_preset_unfolds_and_nothing_runs_twice():
+    rand = ["apgd,eot=20", "apgd,loss=dlr,eot=20"]
+    assert [label(a) for a in parse_attacks(["autoattack,version=rand"])] == rand
+    texts = [rand[1], "autoattack,version=rand", "pgd"]
+    assert [label(a) for a in parse_attacks(texts)] == [rand[1], rand[0], "pgd"]
+    assert [label(a) for a in parse_attacks(["auto", "auto"])] == ["auto"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,7 @@ def test_auto_unfolds_and_nothing_runs_twice():
         ("pgd,loss=mse", "loss must be one of ce, margin, dlr"),
         ("pgd,steps", "write parameters as key=value"),
         ("pgd,restarts=0", "restarts must be at least 1"),
-        ("auto,steps=3", "auto stands for apgd then apgd-t"),
+        ("auto,steps=3", "auto has no parameter 'steps'; it has none"),
     ],
 )
 def test_what_is_wrong_is_said(text, said):

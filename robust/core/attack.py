@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from .errors import RobustError
 from .goal import Goal
 from .losses import LOSSES
 from .rng import generator
-from .threat import CONVEX, NORMS, Threat
+from .threat import CONVEX, COUNTS, THREATS, Threat
 from .victim import Access, Model, Victim
 
 # One vocabulary: a field of this name means the same in every attack, and so has one range. An
@@ -21,11 +22,31 @@ from .victim import Access, Model, Victim
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda v: v >= 1, "at least 1"),
     "restarts": (lambda v: v >= 1, "at least 1"),
+    "eot": (lambda v: v >= 1, "at least 1"),
     "samples": (lambda v: v >= 1, "at least 1"),
     "targets": (lambda v: v >= 1, "at least 1"),
+    "probes": (lambda v: v >= 1, "at least 1"),
+    "places": (lambda v: v >= 1, "at least 1"),
+    "placements": (lambda v: v >= 1, "at least 1"),
+    "queries": (lambda v: v >= 1, "at least 1"),
+    "p_init": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "step_size": (lambda v: math.isfinite(v) and v > 0, "a finite number above 0"),
     "decay": (lambda v: math.isfinite(v) and v >= 0, "a finite number, at least 0"),
+    "diversity": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "translation": (lambda v: v == 0 or (v > 0 and v % 2 == 1), "0 or an odd number"),
+    "scales": (lambda v: 1 <= v <= 16, "from 1 to 16"),
+    "position": (
+        lambda v: bool(re.fullmatch(r"best|random|\d+:\d+", v)),
+        "best, random or row:column such as 0:3",
+    ),
     "rho": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "alpha_max": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "eta": (lambda v: 1 <= v <= 2, "from 1 to 2"),
+    "beta": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "gamma": (lambda v: 0 < v < 1, "above 0 and below 1"),
+    "candidates": (lambda v: v >= 2, "at least 2"),
+    "overshoot": (lambda v: math.isfinite(v) and v >= 0, "a finite number, at least 0"),
+    "tighten": (lambda v: v >= 0, "at least 0"),
     "loss": (lambda v: v in LOSSES, f"one of {', '.join(LOSSES)}"),
 }
 
@@ -36,12 +57,16 @@ class Attack(ABC):
 
     The fields are the configuration: the CLI's parameters, the JSON record and the resume hash come
     from them. A subclass states `access` (what it asks of the model), `norms` (the threats it
-    answers), `minimal` (it looks for the smallest perturbation, whatever the threat's eps) and
-    `paper` (arXiv id), and writes `search`.
+    answers), `goals` (untargeted, targeted or both), `images` (it needs samples of shape (channels,
+    height, width)), `least_classes`, `minimal` (it looks for the smallest perturbation, whatever
+    the threat's eps) and `paper` (arXiv id), and writes `search`.
     """
 
     access: ClassVar[Access] = Access.GRADIENT
     norms: ClassVar[frozenset[str]] = frozenset(CONVEX)
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted"})
+    images: ClassVar[bool] = False
+    least_classes: ClassVar[int] = 2
     minimal: ClassVar[bool] = False
     paper: ClassVar[str] = ""
 
@@ -69,11 +94,40 @@ class Attack(ABC):
         """The configuration, by field name."""
         return dataclasses.asdict(self)
 
-    def check(self, threat: Threat) -> None:
-        """Raise RobustError if this attack does not answer that threat."""
+    def check(
+        self,
+        threat: Threat,
+        *,
+        targeted: bool = False,
+        shape: Sequence[int] | None = None,
+        classes: int | None = None,
+    ) -> None:
+        """Raise RobustError if this attack does not answer that threat, that kind of goal, samples
+        of that shape or that many classes, as far as they are known.
+        """
+        name = type(self).__name__
         if threat.norm not in self.norms:
-            names = ", ".join(n for n in NORMS if n in self.norms)
-            raise RobustError(f"{type(self).__name__} answers {names} threats, not {threat.norm}")
+            names = ", ".join(n for n in THREATS if n in self.norms)
+            raise RobustError(f"{name} answers {names} threats, not {threat.norm}")
+        if threat.norm in COUNTS and 0 < threat.eps < 1 and not self.minimal:
+            raise RobustError(
+                f"eps of a threat of norm {threat.norm} counts {COUNTS[threat.norm]}: "
+                f"1 or more, not {threat.eps:g}"
+            )
+        wanted = "targeted" if targeted else "untargeted"
+        if wanted not in self.goals:
+            has = ", ".join(sorted(self.goals))
+            raise RobustError(f"{name} answers {has} goals only, not {wanted} ones")
+        if shape is not None and len(shape) != 3 and (self.images or threat.norm == "patch"):
+            what = name if self.images else "a patch threat"
+            raise RobustError(
+                f"{what} needs images of shape (channels, height, width), not samples of shape "
+                f"{tuple(shape)}"
+            )
+        if classes is not None and classes < self.least_classes:
+            raise RobustError(
+                f"{name} needs a model of at least {self.least_classes} classes, not {classes}"
+            )
 
     def __call__(
         self,
@@ -92,10 +146,10 @@ class Attack(ABC):
         y       int64 (n,), the true classes
         target  int64 (n,) or one class: arrive there, instead of merely leaving y
 
-        Raises RobustError for a norm that the attack does not support, x outside the box, or
-        shapes that do not fit.
+        Raises RobustError for a norm, a goal or a shape of samples that the attack does not
+        support, x outside the box, or shapes that do not fit.
         """
-        self.check(threat)
+        self.check(threat, targeted=target is not None, shape=x.shape[1:])
         check_batch(x, y, threat)
         labels = y
         if target is not None:

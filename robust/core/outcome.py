@@ -32,6 +32,7 @@ class RunSpec:
     every       each attack on every sample (True) or on what survived the former ones (False)
     shuffle     the order of samples, and so what `limit` takes, is drawn at random from the seed
     curve       the further eps, as multiples of the threat's, at which accuracy is measured too
+    surrogates  what stood in for the model while attacks searched, each as `model`; [] where none
     """
 
     model: dict[str, Any]
@@ -46,6 +47,7 @@ class RunSpec:
     curve: list[float] = field(default_factory=list)
     seed: int = 0
     device: str = "cpu"
+    surrogates: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -60,6 +62,11 @@ class RunSpec:
         record = self.to_dict()
         for part, path in (("model", "path"), ("data", "source")):
             record[part] = {k: v for k, v in record[part].items() if k != path}
+        surrogates = record.pop("surrogates")
+        if surrogates:  # a run without has the hash that it had before there were any
+            record["surrogates"] = [
+                {k: v for k, v in one.items() if k != "path"} for one in surrogates
+            ]
         text = json.dumps(record, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -99,6 +106,27 @@ class AttackRows:
     seconds: float
     stages: str = ""
     entered: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
+
+
+@dataclass
+class Fit:
+    """What an attack crafted once, before the first shard, and then applied to every sample.
+
+    number      the attack's place in the cascade
+    tensor      float32, what it crafted
+    samples     how many samples it was crafted on
+    held_out    whether these are others than those attacked
+    forwards, backwards, queries, seconds    what the crafting took in all
+    """
+
+    number: int
+    tensor: Pixels
+    samples: int
+    held_out: bool
+    forwards: int
+    backwards: int
+    queries: int
+    seconds: float
 
 
 REFUSALS = ("", "not finite", "outside the ball", "outside the box")

@@ -7,11 +7,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from . import window
 from .errors import RobustError
 from .rng import exponential, normal, signs, uniform
 
-Norm = Literal["linf", "l2", "l1", "l0"]
-NORMS: tuple[str, ...] = get_args(Norm)
+Norm = Literal["linf", "l2", "l1", "l0", "patch"]
+THREATS: tuple[str, ...] = get_args(Norm)
+NORMS = ("linf", "l2", "l1", "l0")  # the threats that bound a norm of the perturbation
+COUNTS = {"l0": "coordinates", "patch": "pixels"}  # the threats whose eps counts, and what
 CONVEX = ("linf", "l2", "l1")  # the norms in which a step of steepest ascent makes sense
 
 
@@ -24,8 +27,10 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
 class Threat:
     """The set of allowed adversarial examples: {z : ‖z − x‖ ≤ eps, low ≤ z ≤ high}.
 
-    norm        "linf", "l2", "l1" or "l0" (the number of coordinates that differ)
-    eps         radius ≥ 0, in the units of x (8/255 for images in [0, 1]); for L0 a count
+    norm        "linf", "l2", "l1", "l0" (the number of coordinates that differ) or "patch" (the
+                side of the smallest square that holds every pixel that differs)
+    eps         radius ≥ 0, in the units of x (8/255 for images in [0, 1]); for "l0" and "patch" a
+                count
     low, high   the box in which data live
 
     Raises RobustError for an unknown norm, a negative eps or an empty box.
@@ -37,8 +42,8 @@ class Threat:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise RobustError(f"unknown norm {self.norm!r}; choose one of {', '.join(NORMS)}")
+        if self.norm not in THREATS:
+            raise RobustError(f"unknown norm {self.norm!r}; choose one of {', '.join(THREATS)}")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise RobustError(f"eps must be a finite number ≥ 0, not {self.eps}")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -48,6 +53,8 @@ class Threat:
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """‖x_adv − x‖ per sample, computed and returned in float64: (n, …) → (n,)."""
+        if self.norm == "patch":
+            return window.extent(x_adv != x).double()
         delta = (x_adv.double() - x.double()).flatten(1)
         if self.norm == "linf":
             return delta.abs().amax(1)
@@ -72,7 +79,12 @@ class Threat:
         return self.in_ball(x, x_adv) & self.in_box(x_adv)
 
     def around(self, x: Tensor) -> "Ball":
-        """This threat around the batch x, with its bounds computed once."""
+        """This threat around the batch x, with its bounds computed once.
+
+        Raises RobustError for a patch threat around samples that are no images.
+        """
+        if self.norm == "patch":
+            window.image_size(x)
         low, high = self._box(x)
         if self.norm != "linf":
             return Ball(self, x, torch.full_like(x, low), torch.full_like(x, high))
@@ -109,6 +121,11 @@ def L0(eps: float, low: float = 0.0, high: float = 1.0) -> Threat:
     return Threat("l0", eps, low, high)
 
 
+def Patch(side: int, low: float = 0.0, high: float = 1.0) -> Threat:
+    """All pixels of one square of that side change, by any amount; it may lie anywhere."""
+    return Threat("patch", side, low, high)
+
+
 def _rounded(exact: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
     """float64 → dtype, rounded up or down instead of to nearest."""
     near = exact.to(dtype)
@@ -135,25 +152,26 @@ class Ball:
 
         L∞: clamp. L2: the multiplier of the ball, with clipped coordinates taken out one set at a
         time. L1: soft thresholding with the box, as in 2103.01208, by sorting the break points.
-        L0: the coordinates that keeping brings nearest to z, of those the box allows.
+        L0: the coordinates that keeping brings nearest to z, of those the box allows; a patch: the
+        square that does.
         """
         if self.threat.norm == "linf":
             return torch.clamp(z, self.lower, self.upper)
-        if self.threat.norm == "l0":
+        if self.threat.norm in COUNTS:
             clipped = torch.clamp(z, self.lower, self.upper)
-            return self._sparse(clipped, (z - self.x).square() - (z - clipped).square())
+            return self._chosen(clipped, (z - self.x).square() - (z - clipped).square())
         delta = z - self.x
         size = delta.abs().flatten(1)
         room = torch.where(delta > 0, self.upper - self.x, self.x - self.lower).flatten(1)
         clipped = torch.minimum(size, room)
         eps = self.threat.eps
         if self.threat.norm == "l2":
-            scale = _l2_scale(size, room, eps)
+            scale = l2_scale(size, room, eps)
             size = torch.where(
                 clipped.norm(dim=1, keepdim=True) > eps, torch.minimum(size * scale, room), clipped
             )
         else:
-            shift = _l1_shift(size, room, eps)
+            shift = l1_shift(size, room, eps)
             size = torch.where(
                 clipped.sum(1, keepdim=True) > eps,
                 torch.minimum((size - shift).clamp(min=0), room),
@@ -166,15 +184,15 @@ class Ball:
         if self.threat.norm == "linf":
             up = torch.where(direction > 0, self.upper, self.x)
             return torch.where(direction < 0, self.lower, up)
-        if self.threat.norm == "l0":
+        if self.threat.norm in COUNTS:
             far = torch.where(direction > 0, self.upper, self.lower)
-            return self._sparse(far, direction * (far - self.x))
+            return self._chosen(far, direction * (far - self.x))
         size = direction.abs().flatten(1)
         room = torch.where(direction > 0, self.upper - self.x, self.x - self.lower).flatten(1)
         room = torch.where(size > 0, room, 0)
         eps = self.threat.eps
         if self.threat.norm == "l2":
-            scale = _l2_scale(size, room, eps)
+            scale = l2_scale(size, room, eps)
             step = torch.minimum(size * scale, room).nan_to_num()
             fits = room.norm(dim=1, keepdim=True) <= eps
             step = torch.where(fits, room, step)
@@ -189,7 +207,7 @@ class Ball:
         flat sample stays. L∞: signs. L2: the normalised gradient. L1: the largest slopes first,
         each up to the box or a tenth of the step (fewer than 10 coordinates below 200 dimensions):
         SLIDE (1904.13000) gives 1 % of the coordinates equal shares instead, and so wastes what
-        the box holds back. L0 has no such step: raises ValueError.
+        the box holds back. L0 and patches have no such step: raises ValueError.
         """
         norm = self.threat.norm
         if norm not in CONVEX:
@@ -213,12 +231,17 @@ class Ball:
     def random(self, rng: torch.Generator) -> Tensor:
         """A random allowed point: uniform in the ball (for L∞: in ball ∩ box), put into the box.
 
-        L0: as many random coordinates as eps allows, each uniform in the box.
+        L0: as many random coordinates as eps allows, each uniform in the box. A patch: each pixel
+        of a random square.
         """
         x, eps = self.x, self.threat.eps
-        if self.threat.norm == "l0":
+        if self.threat.norm in COUNTS:
             drawn = self.lower + (self.upper - self.lower) * uniform(rng, x)
-            return self._sparse(torch.clamp(drawn, self.lower, self.upper), uniform(rng, x))
+            drawn = torch.clamp(drawn, self.lower, self.upper)
+            if self.threat.norm == "l0":
+                return self._chosen(drawn, uniform(rng, x))
+            corner = window.anywhere(rng, x, int(eps))
+            return torch.where(window.mask(x, corner, int(eps)), drawn, x)
         if self.threat.norm == "linf":
             z = self.lower + (self.upper - self.lower) * uniform(rng, x)
             return torch.clamp(z, self.lower, self.upper)
@@ -234,8 +257,16 @@ class Ball:
             delta = eps * parts * signs(rng, x) / _per_sample(total, x)
         return self._inside(torch.clamp(x + delta, self.lower, self.upper) - x)
 
-    def _sparse(self, z: Tensor, gain: Tensor) -> Tensor:
-        """x, but for the eps coordinates of largest positive gain, which are z's."""
+    def _chosen(self, z: Tensor, gain: Tensor) -> Tensor:
+        """x, but for the eps coordinates of largest positive gain, which are z's; for a patch, the
+        square of largest gain.
+        """
+        if self.threat.norm == "patch":
+            side = int(self.threat.eps)
+            if not side:
+                return self.x.clone()
+            corner = window.best(window.sums(gain.sum(1), side))
+            return torch.where(window.mask(z, corner, side), z, self.x)
         flat = gain.flatten(1)
         count = min(int(self.threat.eps), flat.shape[1])
         ranked = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -257,9 +288,10 @@ class Ball:
             slack *= 2
 
 
-def _l2_scale(size: Tensor, room: Tensor, eps: float) -> Tensor:
+def l2_scale(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     """s with Σ min(s·size, room)² = eps², per row (n, d) → (n, 1); ∞ or NaN where none exists.
 
+    eps is one number or (n, 1).
     Starts from the s of no clipped coordinate and takes the clipped ones out; s and the clipped set
     only grow, so it ends, in practice after a handful of rounds.
     """
@@ -274,7 +306,7 @@ def _l2_scale(size: Tensor, room: Tensor, eps: float) -> Tensor:
         clipped = now
 
 
-def _l1_shift(size: Tensor, room: Tensor, eps: float) -> Tensor:
+def l1_shift(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     """λ with Σ clip(size − λ, 0, room) = eps, per row (n, d) → (n, 1); rows with too little: ≤ 0.
 
     The sum is piecewise linear in λ: it gains slope where λ falls below a size, loses it where λ

@@ -1,7 +1,9 @@
 """The victim: the model as an attacker sees it, with a ledger of what was asked."""
 
+import copy
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +48,9 @@ class Victim:
     victim[rows] is the same victim for those samples only: a search that drops solved samples
     narrows its victim with them. Every call needs one row of x per sample (n, …) and raises
     RobustError where `access` does not allow it.
+
+    surrogates  the number of networks in `model` that stand in for the one under attack: what each
+                of them computes is entered, and no query, for nothing is asked of that one
     """
 
     def __init__(
@@ -54,8 +59,10 @@ class Victim:
         n: int,
         access: Access = Access.GRADIENT,
         device: torch.device | str = "cpu",
+        surrogates: int = 0,
     ) -> None:
         self.model, self.access = model, access
+        self._networks, self._asked = max(1, surrogates), int(not surrogates)
         self.ledger = Ledger(n, device)
         self.marks: dict[str, Tensor] = {}
         self._rows = torch.arange(n, device=device)
@@ -65,11 +72,8 @@ class Victim:
         return len(self._rows)
 
     def __getitem__(self, rows: Tensor) -> "Victim":
-        part = object.__new__(Victim)
-        part.model, part.access, part.ledger = self.model, self.access, self.ledger
-        part.marks = self.marks
+        part = copy.copy(self)  # one model, ledger and record of stages for all parts
         part._rows = self._rows[rows]
-        part._watch = None
         if self._watch is not None:
             watch, goal, places = self._watch
             part._watch = watch, goal[rows], places[rows]
@@ -135,25 +139,60 @@ class Victim:
                     "the model gives no gradient with respect to its input "
                     f"({str(error).splitlines()[0]})"
                 ) from error
-        self.ledger.backwards.index_add_(0, self._rows, torch.full_like(self._rows, last + 1))
+        self.ledger.backwards.index_add_(0, self._rows, self._each(last + 1))
         gradient = torch.stack(gradients, 1) if last else gradients[0].unsqueeze(1)
         return logits.detach(), found.detach(), gradient.nan_to_num_(nan=0.0)
+
+    def differentiable(self, x: Tensor) -> Tensor:
+        """Logits (n, K) at x for code that takes gradients itself, by autograd: one forward each,
+        and one backward each whenever a gradient passes through. Parameters get none.
+        """
+        self._require(Access.GRADIENT)
+        return _Through.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _forward(self, x: Tensor) -> Tensor:
         if len(x) != len(self):
             raise ValueError(f"{len(x)} rows for a victim of {len(self)} samples")
-        ones = torch.ones_like(self._rows)
-        self.ledger.forwards.index_add_(0, self._rows, ones)
-        self.ledger.queries.index_add_(0, self._rows, ones)
+        self.ledger.forwards.index_add_(0, self._rows, self._each(1))
+        self.ledger.queries.index_add_(0, self._rows, torch.full_like(self._rows, self._asked))
         logits = as_logits(self.model(x), len(x))
+        self._see(logits.detach())
+        return logits
+
+    def _see(self, logits: Tensor) -> None:
+        """Enter the margins of an answer in the record of who watches."""
         if self._watch is not None:
             watch, goal, places = self._watch
-            margin = goal.margin(logits.detach()).to(watch.margin.dtype)
+            margin = goal.margin(logits).to(watch.margin.dtype)
             watch.margin[places] = torch.maximum(watch.margin[places], margin)
-        return logits
+
+    def _each(self, passes: int) -> Tensor:
+        """So many passes through every network, as entered for each sample: int64 (n,)."""
+        return torch.full_like(self._rows, passes * self._networks)
 
     def _require(self, needed: Access) -> None:
         if self.access < needed:
             raise RobustError(
                 f"this attack needs access to {needed}; the victim gives {self.access}"
             )
+
+
+class _Through(torch.autograd.Function):
+    """A victim's logits as one step of somebody else's graph; its own graph ends at the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, victim: Victim) -> Tensor:
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.logits = victim._forward(ctx.x)
+        ctx.victim = victim
+        return ctx.logits.detach()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        victim = ctx.victim
+        if not ctx.logits.requires_grad:
+            raise RobustError("the model gives no gradient with respect to its input")
+        victim.ledger.backwards.index_add_(0, victim._rows, victim._each(1))
+        (found,) = torch.autograd.grad(ctx.logits, ctx.x, gradient, retain_graph=True)
+        return found.nan_to_num(nan=0.0), None

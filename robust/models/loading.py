@@ -23,6 +23,10 @@ from .weights import fit, guess_classes, read_pickle, read_safetensors, unwrap
 from .wrappers import FixedBatch, LogProbabilities, Standardise, TensorOutput, check_normalisation
 
 
+class NoArchitecture(RobustError):
+    """A state dict was given, and not the network that it belongs to."""
+
+
 def load_model(
     path: str | os.PathLike[str],
     *,
@@ -162,7 +166,7 @@ def _module_in(content: Any) -> nn.Module | None:
 
 def _from_tensors(tensors: dict[str, Tensor], info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
     if info.arch is None:
-        raise RobustError(
+        raise NoArchitecture(
             f"{info.path} is a state dict, which does not say its architecture: pass --arch NAME "
             f"({', '.join(architectures())}) or --arch file.py:factory"
         )

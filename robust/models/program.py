@@ -67,12 +67,7 @@ class Program(nn.Module):
         return None
 
     def forward(self, x: Tensor) -> Any:
-        expected = self._sizes
-        if x.dim() != len(expected) or any(
-            e is not None and e != s for e, s in zip(expected, x.shape, strict=True)
-        ):
-            wanted = ", ".join("n" if e is None else str(e) for e in expected)
-            raise RobustError(f"the model takes ({wanted}), and the input is {tuple(x.shape)}")
+        check_shape(x, self._sizes)
         values: dict[str, Any] = {name: getattr(self, held) for name, held in self._held.items()}
         values[self._input] = x
         for step in self._steps:
@@ -82,14 +77,24 @@ class Program(nn.Module):
             if isinstance(step.outputs, str):
                 values[step.outputs] = result
             elif step.outputs is not None:
-                named = zip(step.outputs, result, strict=True)
-                values.update((name, value) for name, value in named if name is not None)
+                for place, name in enumerate(step.outputs):
+                    if name is not None:
+                        values[name] = result[place]
             for name in step.dead:
                 values.pop(name, None)
         outputs = [values[name] for name in self._outputs]
         if self._keys is not None:
             return dict(zip(self._keys, outputs, strict=True))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def check_shape(x: Tensor, sizes: tuple[int | None, ...]) -> None:
+    """Raise RobustError unless x has these sizes; None is any."""
+    if x.dim() != len(sizes) or any(
+        e is not None and e != s for e, s in zip(sizes, x.shape, strict=True)
+    ):
+        wanted = ", ".join("n" if e is None else str(e) for e in sizes)
+        raise RobustError(f"the model takes ({wanted}), and the input is {tuple(x.shape)}")
 
 
 def _user_output(spec: dict[str, Any]) -> str:

@@ -28,14 +28,19 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.tensor(stds))
 
     def forward(self, x: Tensor) -> Any:
-        channels = self.mean.numel()
-        if channels > 1 and (x.dim() < 2 or x.shape[1] != channels):
-            raise RobustError(
-                f"mean and std have {channels} values, one per channel; "
-                f"the input has shape {tuple(x.shape[1:])}"
-            )
-        view = (-1, *[1] * (x.dim() - 2))
-        return self.net((x - self.mean.view(view)) / self.std.view(view))
+        return self.net(standardise(x, self.mean, self.std))
+
+
+def standardise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x − mean) / std per channel: see Standardise."""
+    channels = mean.numel()
+    if channels > 1 and (x.dim() < 2 or x.shape[1] != channels):
+        raise RobustError(
+            f"mean and std have {channels} values, one per channel; "
+            f"the input has shape {tuple(x.shape[1:])}"
+        )
+    view = (-1, *[1] * (x.dim() - 2))
+    return (x - mean.view(view)) / std.view(view)
 
 
 def check_normalisation(
@@ -93,10 +98,14 @@ class LogProbabilities(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        p: Tensor = self.net(x)
-        tiny = torch.finfo(p.dtype).tiny
-        logs = p.clamp_min(tiny).log()
-        return logs - (1 - p).clamp_min(tiny).log() if p.dim() == 1 or p.shape[1] == 1 else logs
+        return log_probabilities(self.net(x))
+
+
+def log_probabilities(p: Tensor) -> Tensor:
+    """Logits of these probabilities: see LogProbabilities."""
+    tiny = torch.finfo(p.dtype).tiny
+    logs = p.clamp_min(tiny).log()
+    return logs - (1 - p).clamp_min(tiny).log() if p.dim() == 1 or p.shape[1] == 1 else logs
 
 
 class FixedBatch(nn.Module):

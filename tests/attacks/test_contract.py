@@ -19,6 +19,12 @@ SHAPES = {"image": (3, 4, 4), "audio": (1, 40), "vector": (20,)}
 GRADIENT = [name for name in ATTACKS if parse_attack(name).access == Access.GRADIENT]
 CASES = [(name, norm) for name in ATTACKS for norm in NORMS if norm in parse_attack(name).norms]
 GRADIENT_CASES = [(name, norm) for name, norm in CASES if name in GRADIENT]
+WEAK = ("fgsm", "fab", "fab-t", "universal")  # towards one class; universal: one point for all
+FEWER = {"square": "queries=150"}  # where the defaults would take long
+
+
+def made(name):
+    return parse_attack(f"{name},{FEWER[name]}" if name in FEWER else name)
 
 
 def distance(norm, x, z):
@@ -44,11 +50,12 @@ def test_stays_inside_and_leaves_its_inputs_alone(
     target = (y + 1) % 4 if targeted else None
     before, weights = x.clone(), copy.deepcopy(net.state_dict())
     threat = Threat(norm, EPS[norm], low, 1.0)
-    x_adv = parse_attack(name)(net, x, y, threat=threat, target=target)
+    x_adv = made(name)(net, x, y, threat=threat, target=target)
     assert x_adv.shape == x.shape
     assert x_adv.dtype == x.dtype
     assert not x_adv.requires_grad
-    assert (distance(norm, x, x_adv) <= EPS[norm]).all()
+    if not parse_attack(name).minimal:
+        assert (distance(norm, x, x_adv) <= EPS[norm]).all()
     assert x_adv.min() >= low
     assert x_adv.max() <= 1
     assert torch.equal(x, before)
@@ -62,7 +69,7 @@ def test_stays_inside_and_leaves_its_inputs_alone(
 def test_the_seed_alone_decides(name, norm, make_net, make_samples):
     net, x = make_net((20,), 4), make_samples((20,), 16)
     y = net(x).argmax(1)
-    threat, attack = Threat(norm, 2 * EPS[norm]), parse_attack(name)
+    threat, attack = Threat(norm, 2 * EPS[norm]), made(name)
     first = attack(net, x, y, threat=threat, seed=3)
     torch.manual_seed(99)
     torch.rand(7)
@@ -91,9 +98,9 @@ def test_reaches_what_is_easy(name, norm, targeted, make_net, make_samples):
     y = net(x).argmax(1)
     target = (y + 1) % 4 if targeted else None
     threat = Threat(norm, {"linf": 0.4, "l2": 3.0, "l1": 12.0, "l0": 24.0}[norm])
-    predicted = net(parse_attack(name)(net, x, y, threat=threat, target=target)).argmax(1)
+    predicted = net(made(name)(net, x, y, threat=threat, target=target)).argmax(1)
     rate = (predicted == target if targeted else predicted != y).float().mean()
-    assert rate >= (0.6 if targeted and name == "fgsm" else 0.85)
+    assert rate >= (0.6 if targeted and name in WEAK else 0.85)
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
@@ -101,21 +108,21 @@ def test_solved_samples_cost_nothing_more(name, norm, make_net, make_samples):
     net, x = make_net((20,), 4), make_samples((20,), 16)
     y = net(x).argmax(1)
     y[::2] = (y[::2] + 1) % 4  # misclassified from the start
-    attack = parse_attack(name)
+    attack = made(name)
     victim = Victim(net, len(x), attack.access)
     with torch.no_grad():
         attack.search(victim, x, Goal(y), Threat(norm, EPS[norm] / 10), generator(0))
     queries = victim.ledger.queries
     if name.startswith("apgd") and norm == "l1":  # 60 of 100 steps are in balls that are too large
         assert (queries[::2] <= 63).all()
-    else:
+    elif name != "universal":  # it is crafted for all of them together
         assert (queries[::2] <= 2).all()
-    assert (queries[1::2] > queries[::2].max()).any()
+    assert name == "universal" or (queries[1::2] > queries[::2].max()).any()
 
 
 @pytest.mark.parametrize(("name", "norm"), GRADIENT_CASES)
 def test_a_goal_that_persists_goes_on(name, norm, make_net, make_samples):
-    attack = parse_attack(name)
+    attack = made(name)
     net, x = make_net((20,), 4), make_samples((20,), 16)
     y = net(x).argmax(1)
     threat = Threat(norm, {"linf": 0.4, "l2": 2.0, "l1": 6.0, "l0": 8.0}[norm])
@@ -135,7 +142,7 @@ def test_few_classes_and_one_logit(name, classes, make_net, make_samples):
     net, x = make_net((20,), classes), make_samples((20,), 12)
     z = net(x)
     y = (z[:, 0] > 0).long() if classes == 1 else z.argmax(1)
-    attack = parse_attack(name)
+    attack = made(name)
     norm = next(n for n in NORMS if n in attack.norms)
     x_adv = attack(net, x, y, threat=Threat(norm, 0.5))
     z = net(x_adv)
@@ -146,18 +153,23 @@ def test_few_classes_and_one_logit(name, classes, make_net, make_samples):
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_no_room_gives_the_sample_back(name, norm, make_net, make_samples):
+    if parse_attack(name).minimal:
+        pytest.skip("a minimal attack looks beyond eps")
     net, x = make_net((20,), 4), make_samples((20,), 5)
-    assert torch.equal(parse_attack(name)(net, x, net(x).argmax(1), threat=Threat(norm, 0.0)), x)
+    assert torch.equal(made(name)(net, x, net(x).argmax(1), threat=Threat(norm, 0.0)), x)
 
 
 NONSENSE = {"steps": 0, "samples": 0, "targets": 0, "step_size": -1.0, "rho": float("nan"),
-            "decay": float("inf"), "loss": "mse"}  # fmt: skip
+            "decay": float("inf"), "loss": "mse", "queries": 0, "p_init": 0.0, "tighten": -1,
+            "overshoot": -1.0, "alpha_max": 2.0, "eta": 0.5, "beta": 1.0, "candidates": 1,
+            "translation": 2, "gamma": 0.0, "diversity": 2.0, "scales": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_values_that_would_do_nothing_are_refused(name):
     cls = type(parse_attack(name))
-    for field in set(parse_attack(name).params) - {"random_start"}:
+    values = parse_attack(name).params
+    for field in [field for field, value in values.items() if not isinstance(value, bool)]:
         with pytest.raises(RobustError, match=field):
             cls(**{field: NONSENSE[field]})
     with pytest.raises(RobustError, match="step_size"):
@@ -181,7 +193,8 @@ def test_documents_itself(name):
 def test_bad_batches_are_refused(name, make_net, make_samples):
     net, x = make_net((20,), 4), make_samples((20,), 5)
     y = net(x).argmax(1)
-    attack, threat = parse_attack(name), Threat("linf", 0.1)
+    attack = parse_attack(name)
+    threat = Threat(next(n for n in NORMS if n in attack.norms), 1.0)
     with pytest.raises(RobustError, match="outside the range"):
         attack(net, x * 255, y, threat=threat)
     with pytest.raises(RobustError, match="y must be int"):

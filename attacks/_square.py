@@ -1,0 +1,260 @@
+"""Random search over windows of the samples: the moves of `square`, from any start."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from robust.core.goal import Goal
+from robust.core.rng import signs, uniform
+from robust.core.threat import Ball
+from robust.core.victim import Loss, Victim
+
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
+_SLACK = 1 - 1e-9  # of eps: more than float64 loses in a million updates of a length
+_TINY = 1e-300
+
+
+def share(p_init: float, number: int, queries: int) -> float:
+    """The share of a sample that a window covers at query `number` of `queries`."""
+    position = 10_000 * number // queries
+    return p_init / (1 << sum(position > after for after in _HALVED_AFTER))
+
+
+def layout(shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Channels, and the sizes of the axes that a window spans; a vector is one channel."""
+    return (1, tuple(shape)) if len(shape) == 1 else (shape[0], tuple(shape[1:]))
+
+
+def extents(
+    sizes: Sequence[int], area: float, *, smallest: int = 1, odd: bool = False
+) -> tuple[int, ...]:
+    """The sides of a window that covers this share of the positions: all equal, where they fit.
+
+    Where an axis is too short, the others make up for it.
+    """
+    sides, rest = list(sizes), area * math.prod(sizes)
+    axes = sorted(range(len(sizes)), key=lambda axis: sizes[axis])
+    for done, axis in enumerate(axes):
+        side = max(round(rest ** (1 / (len(axes) - done))), smallest)
+        side += odd and side % 2 == 0
+        if side <= sizes[axis]:
+            for other in axes[done:]:
+                sides[other] = side
+            break
+        rest /= sizes[axis]
+    return tuple(sides)
+
+
+def first_point(ball: Ball, rng: Generator) -> Tensor:
+    """Where Square starts. L∞: stripes along all axes but the last, each to a corner of the ball.
+    L2, L1: five tiles along each axis, a bump in each, together of length eps before the box.
+    """
+    channels, sizes = layout(ball.x.shape[1:])
+    if ball.threat.norm == "linf":
+        up = signs(rng, ball.x.new_empty(len(ball.x), channels, *[1] * (len(sizes) - 1), sizes[-1]))
+        up = up.expand(-1, -1, *sizes).reshape(ball.x.shape)
+        return torch.where(up > 0, ball.upper, ball.lower)
+    sides = tuple(max(1, size // 5) for size in sizes)
+    rests = [(size - min(5, size) * side) // 2 for size, side in zip(sizes, sides, strict=True)]
+    corners = torch.cartesian_prod(
+        *(
+            torch.arange(min(5, size)) * side + rest
+            for size, side, rest in zip(sizes, sides, rests, strict=True)
+        )
+    ).view(-1, len(sizes))
+    tiles = len(corners)
+    index = _positions(corners.to(ball.x.device), sizes, sides)
+    turned = _turned(rng, ball.x, tiles, _bumps(sides, ball.x.device))
+    sign = signs(rng, turned.new_empty(len(ball.x), channels, tiles, 1))
+    delta = turned.new_zeros(len(ball.x), channels, math.prod(sizes))
+    delta[:, :, index.flatten()] = (sign * turned.unsqueeze(1)).flatten(2)
+    delta = delta.view(ball.x.shape)
+    origin = torch.zeros_like(delta)
+    length = ball.threat.distance(origin, delta).view(-1, *[1] * (delta.dim() - 1))
+    return ball.project((ball.x + ball.threat.eps * delta / length).to(ball.x.dtype))
+
+
+def climb_windows(
+    victim: Victim,
+    start: Tensor,
+    value: Tensor,
+    goal: Goal,
+    ball: Ball,
+    rng: Generator,
+    *,
+    loss: Loss,
+    areas: Sequence[float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One query for each of `areas`, the share of a sample that a random window covers.
+
+    start (n, …) lies in the ball and value (n,) is the loss there. A window whose new content
+    raises the loss stays. Returns the best points, their loss, and who was solved.
+    """
+    best, best_value = start.clone(), value.clone()
+    solved = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    rows = torch.arange(len(start), device=start.device)
+    now, current = start.clone(memory_format=torch.contiguous_format), value.clone()
+    propose = _corners if ball.threat.norm == "linf" else _moved_mass
+    spent = _power(ball, now.double() - ball.x.double()).flatten(1).sum(1)
+    for area in areas:
+        candidate, its_spent = propose(ball, now, spent, rng, area)
+        logits = victim.logits(candidate)
+        found = loss(logits, goal).to(current.dtype)
+        done = goal.reached(logits) & (not goal.persist)
+        kept = (done | (found > current)).nonzero().squeeze(1)
+        now[kept], spent[kept], current[kept] = candidate[kept], its_spent[kept], found[kept]
+        if bool(done.any()):
+            gone, left = rows[done], ~done
+            best[gone], best_value[gone], solved[gone] = now[done], current[done], True
+            rows, now, spent, current = rows[left], now[left], spent[left], current[left]
+            victim, goal, ball = victim[left], goal[left], ball[left]
+            if not len(rows):
+                return best, best_value, solved
+    best[rows], best_value[rows] = now, current
+    return best, best_value, solved
+
+
+# Moves: (ball, now, what each sample has spent, rng, area) → (candidate, what it would have spent).
+# What is spent is Σ|δ|^p, p the norm's, tracked so that a query costs no pass over the sample.
+
+
+def _corners(
+    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
+) -> tuple[Tensor, Tensor]:
+    """L∞: a window goes to one corner of the ball in each channel.
+
+    Where it is there already the opposite one is taken: no query asks about the same point again.
+    """
+    channels, sizes = layout(now.shape[1:])
+    window = _window(rng, now, sizes, extents(sizes, area), channels)
+    low, high, old = (_take(z, window) for z in (ball.lower, ball.upper, now))
+    up = signs(rng, now.new_empty(len(now), channels, 1)) > 0
+    idle = (torch.where(up, high, low) == old).flatten(1).all(1)
+    candidate = now.clone()
+    _put(candidate, window, torch.where(up ^ idle.view(-1, 1, 1), high, low))
+    return candidate, spent
+
+
+def _moved_mass(
+    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
+) -> tuple[Tensor, Tensor]:
+    """L2, L1: what two windows hold, and what is left of eps, goes into the first of them.
+
+    Its new content is, in each channel, a bump of random sign and orientation added to the old
+    content, both of length 1, and scaled to what there is.
+    """
+    channels, sizes = layout(now.shape[1:])
+    sides = extents(sizes, area, smallest=3, odd=True)
+    first, second = (_window(rng, now, sizes, sides, channels) for _ in range(2))
+    candidate = now.clone()
+    held = _lift(ball, candidate, first)
+    lifted = _power(ball, held).sum(2) + _power(ball, _lift(ball, candidate, second)).sum(2)
+
+    bump = _turned(rng, now, 1, _bumps(sides, now.device))
+    content = signs(rng, held.new_empty(len(now), channels, 1)) * _unit(ball, bump)
+    content = _unit(ball, content + _unit(ball, held))
+    p = 2 if ball.threat.norm == "l2" else 1
+    free = (_SLACK * ball.threat.eps) ** p - spent
+    available = (lifted + free.unsqueeze(1) / channels).clamp(min=0) ** (1 / p)
+
+    x, low, high = (_take(z, first) for z in (ball.x, ball.lower, ball.upper))
+    exact = torch.clamp(x + content * available.unsqueeze(2), low.double(), high.double())
+    z = exact.to(now.dtype)
+    z = torch.where((z - x.double()).abs() > (exact - x).abs(), torch.nextafter(z, x), z)
+    _put(candidate, first, z)
+    return candidate, spent - lifted.sum(1) + _power(ball, z.double() - x.double()).sum((1, 2))
+
+
+def _power(ball: Ball, delta: Tensor) -> Tensor:
+    return delta.square() if ball.threat.norm == "l2" else delta.abs()
+
+
+def _unit(ball: Ball, content: Tensor) -> Tensor:
+    """Windows (…, k) of length 1 in the ball's norm; empty ones stay empty."""
+    order = 2 if ball.threat.norm == "l2" else 1
+    length: Tensor = torch.linalg.vector_norm(content, order, dim=-1, keepdim=True)
+    return content / length.clamp(min=_TINY)
+
+
+def _lift(ball: Ball, now: Tensor, window: Tensor) -> Tensor:
+    """The perturbation inside the windows, float64 (n, c, k), which `now` then has no more."""
+    x = _take(ball.x, window)
+    held = _take(now, window).double() - x.double()
+    _put(now, window, x)
+    return held
+
+
+# Windows: positions (n, c, k) within the channels of a batch.
+
+
+def _take(z: Tensor, window: Tensor) -> Tensor:
+    return z.reshape(*window.shape[:2], -1).gather(2, window)
+
+
+def _put(z: Tensor, window: Tensor, content: Tensor) -> None:
+    z.view(*window.shape[:2], -1).scatter_(2, window, content)
+
+
+def _window(
+    rng: Generator, now: Tensor, sizes: tuple[int, ...], sides: tuple[int, ...], channels: int
+) -> Tensor:
+    """A window of these sides at a random place for each sample, the same in its channels."""
+    places = now.new_tensor([n - s + 1 for n, s in zip(sizes, sides, strict=True)])
+    draw = uniform(rng, places.new_empty(len(now), len(sizes)))
+    return _positions((draw * places).long(), sizes, sides).unsqueeze(1).expand(-1, channels, -1)
+
+
+def _positions(corners: Tensor, sizes: tuple[int, ...], sides: tuple[int, ...]) -> Tensor:
+    """The positions in a window for each corner (m, axes): int64 (m, k)."""
+    offsets, strides = _offsets(sizes, sides, corners.device)
+    return (corners * strides).sum(1, keepdim=True) + offsets
+
+
+@lru_cache(maxsize=256)
+def _offsets(
+    sizes: tuple[int, ...], sides: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Positions in the window at the origin, int64 (k,), and the strides of the axes."""
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    offsets = torch.zeros(1, dtype=torch.int64)
+    for side, stride in zip(sides, strides, strict=True):
+        offsets = (offsets.unsqueeze(1) + stride * torch.arange(side)).flatten()
+    return offsets.to(device), torch.tensor(strides, device=device)
+
+
+@lru_cache(maxsize=256)
+def _bumps(sides: tuple[int, ...], device: torch.device) -> Tensor:
+    """The bump η of the paper in a window of these sides, halved along each axis: (axes, k).
+
+    Two hills of opposite sign and of length 1 side by side. A hill falls with the distance d from
+    its middle, measured by the largest coordinate, as Σ_{j>d} 1/j².
+    """
+    bumps = []
+    for axis, side in enumerate(sides):
+        halves = [
+            _hill([part if i == axis else size for i, size in enumerate(sides)])
+            for part in (side // 2, side - side // 2)
+        ]
+        bumps.append(torch.cat([halves[0], -halves[1]], axis).flatten())
+    return torch.stack(bumps).to(device)
+
+
+def _hill(sides: Sequence[int]) -> Tensor:
+    distance = torch.zeros(*sides, dtype=torch.int64)
+    for axis, side in enumerate(sides):
+        line = (torch.arange(side) - side // 2).abs()
+        distance = torch.maximum(distance, line.view(-1, *[1] * (len(sides) - 1 - axis)))
+    steps = max(sides) // 2 + 1
+    heights = torch.arange(steps, 0, -1).double().pow(-2).cumsum(0).flip(0)
+    hill = heights[distance]
+    length: Tensor = torch.linalg.vector_norm(hill)
+    return hill / length.clamp(min=_TINY)
+
+
+def _turned(rng: Generator, now: Tensor, count: int, bumps: Tensor) -> Tensor:
+    """`count` bumps for each sample, each halved along a random axis: float64 (n, count, k)."""
+    draw = uniform(rng, now.new_empty(len(now), count)) * len(bumps)
+    return bumps[draw.long()]

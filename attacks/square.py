@@ -1,0 +1,63 @@
+"""Square Attack: random search over square windows, by scores alone."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Generator, Tensor
+
+from robust.core.attack import Attack
+from robust.core.goal import Goal
+from robust.core.losses import LOSSES
+from robust.core.threat import Threat
+from robust.core.victim import Access, Victim
+
+from . import _square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Square Attack: change a random square, keep what raises the loss.
+
+    Andriushchenko et al., 1912.00049 (L∞: a square goes to a corner of the ball in each channel,
+    from a start of stripes; L2: the perturbation of two squares is moved into one), and for L1 the
+    moves of L2 with L1 lengths, as 2103.01208 adapts it. The side of the squares falls as published
+    (and as in the authors' code also at 500 of 10,000), rescaled to the number of queries.
+    Departures: every sample has squares of its own; a square that would change nothing takes the
+    opposite corner; targeted, too, the margin is raised (the paper: cross-entropy); L1 clips a
+    square to the box and spends what that leaves on the next, instead of projecting the whole; on
+    samples that are no images a window has as many axes as they have after the channels, and a
+    vector is one channel.
+
+    queries         per sample, that of the start included
+    p_init          share of a sample that the first squares cover
+    loss            what a square must raise: margin or ce
+    """
+
+    access: ClassVar[Access] = Access.SCORES
+    paper: ClassVar[str] = "1912.00049"
+    queries: int = 5000
+    p_init: float = 0.8
+    loss: Literal["margin", "ce"] = "margin"
+
+    def search(
+        self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
+    ) -> Tensor:
+        ball, loss = threat.around(x), LOSSES[self.loss]
+        start = _square.first_point(ball, rng)
+        logits = victim.logits(start)
+        left = (~goal.reached(logits) | goal.persist).nonzero().squeeze(1)
+        areas = [
+            _square.share(self.p_init, number, self.queries) for number in range(self.queries - 1)
+        ]
+        result = start.clone()
+        result[left], _, _ = _square.climb_windows(
+            victim[left],
+            start[left],
+            loss(logits, goal)[left],
+            goal[left],
+            ball[left],
+            rng,
+            loss=loss,
+            areas=areas if len(left) else [],
+        )
+        return result

@@ -1,0 +1,60 @@
+"""Gradients that see through dead units: ReLU as it is forward, a smooth step backward."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_RELU = {torch.relu, Tensor.relu, functional.relu, torch.ops.aten.relu.default}
+_RELU_IN_PLACE = {torch.relu_, Tensor.relu_, torch.ops.aten.relu_.default}
+
+
+class smoothed(TorchFunctionMode):
+    """While active, ∂relu(u)/∂u is σ(u / (width·s)) instead of a step; s is the spread of u.
+
+    Where training has shut the units that an attacker would use, the true gradient is zero or
+    points the wrong way; its smooth stand-in shows what lies beyond the kink. The forward is
+    unchanged, so the logits, and with them every success, are the model's own. Athalye et al.,
+    1802.00420 (backward-pass approximation); Xie et al., 2006.14536, train on such gradients.
+
+    Activations that no Python code calls (TorchScript) keep their own gradient.
+    """
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in _RELU or func in _RELU_IN_PLACE:
+            u = args[0] if args else given["input"]
+            in_place = func in _RELU_IN_PLACE or bool(given.get("inplace", args[1:] == (True,)))
+            if u.requires_grad:
+                return _SmoothReLU.apply(u, self.width, in_place)  # type: ignore[no-untyped-call]
+        return func(*args, **given)
+
+
+class _SmoothReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, width: float, in_place: bool) -> Tensor:
+        spread = u.double().std(correction=0).to(u.dtype) if u.numel() else u.new_ones(())
+        slope = torch.sigmoid(u / (width * spread).clamp(min=torch.finfo(u.dtype).tiny))
+        ctx.save_for_backward(slope)
+        if in_place:
+            ctx.mark_dirty(u)
+            return u.clamp_(min=0)
+        return u.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grads[0] * slope, None, None
