@@ -12,7 +12,7 @@ from robust.core.nearest import dual_norm, step_to_plane
 from robust.core.threat import Threat
 from robust.core.victim import Victim
 
-from ._minimal import Closest, wide
+from ._minimal import Closest, narrow, wide
 
 if TYPE_CHECKING:
     from .fab import FAB
@@ -76,8 +76,9 @@ def search(
         done = best <= settings.done_at
         if bool(done.any()):
             left = ~done
-            rows, now, aim, stale, best = rows[left], now[left], aim[left], stale[left], best[left]
-            values, slopes, reached = values[left], slopes[left], reached[left]
+            rows, now, aim, stale, best, values, slopes, reached = narrow(
+                left, rows, now, aim, stale, best, values, slopes, reached
+            )
             victim, goal = victim[left], goal[left]
             if not len(rows):
                 return

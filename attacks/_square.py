@@ -97,8 +97,8 @@ def climb_windows(
     solved = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     rows = torch.arange(len(start), device=start.device)
     now, current = start.clone(memory_format=torch.contiguous_format), value.clone()
-    propose = _corners if ball.threat.norm == "linf" else _moved_mass
-    spent = _power(ball, now.double() - ball.x.double()).flatten(1).sum(1)
+    propose = {"linf": _corners, "l2": _refilled, "l1": _overfilled}[ball.threat.norm]
+    spent = _spent(ball, now)
     for area in areas:
         candidate, its_spent = propose(ball, now, spent, rng, area)
         logits = victim.logits(candidate)
@@ -118,7 +118,7 @@ def climb_windows(
 
 
 # Moves: (ball, now, what each sample has spent, rng, area) → (candidate, what it would have spent).
-# What is spent is Σ|δ|^p, p the norm's, tracked so that a query costs no pass over the sample.
+# What is spent is Σ|δ|^p, p the norm's; L2 tracks it, and so takes no pass over the sample.
 
 
 def _corners(
@@ -138,13 +138,48 @@ def _corners(
     return candidate, spent
 
 
-def _moved_mass(
+def _refilled(
     ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
 ) -> tuple[Tensor, Tensor]:
-    """L2, L1: what two windows hold, and what is left of eps, goes into the first of them.
+    """L2: what two windows hold, and what is left of eps, goes into the first of them.
 
-    Its new content is, in each channel, a bump of random sign and orientation added to the old
-    content, both of length 1, and scaled to what there is.
+    A channel gets what it held there, and its part of what is left; what the box cuts off is left
+    for the next move.
+    """
+    candidate, window, content, lifted = _emptied(ball, now, rng, area)
+    free = (_SLACK * ball.threat.eps) ** 2 - spent
+    available = (lifted + free.unsqueeze(1) / lifted.shape[1]).clamp(min=0).sqrt()
+    x, low, high = (_take(z, window) for z in (ball.x, ball.lower, ball.upper))
+    exact = torch.clamp(x + content * available.unsqueeze(2), low.double(), high.double())
+    z = exact.to(now.dtype)
+    z = torch.where((z - x.double()).abs() > (exact - x).abs(), torch.nextafter(z, x), z)
+    _put(candidate, window, z)
+    return candidate, spent - lifted.sum(1) + _power(ball, z.double() - x.double()).sum((1, 2))
+
+
+def _overfilled(
+    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
+) -> tuple[Tensor, Tensor]:
+    """L1: each channel of the first window gets as much as both held in all channels together, and
+    the projection takes the excess off every coordinate, which keeps the perturbation sparse.
+    """
+    candidate, window, content, lifted = _emptied(ball, now, rng, area)
+    free = (ball.threat.eps - spent).clamp(min=0)
+    available = free + lifted.shape[1] * lifted.sum(1)
+    x = _take(ball.x, window)
+    _put(candidate, window, (x + content * available.view(-1, 1, 1)).to(now.dtype))
+    candidate = _project_changed(ball, candidate)
+    return candidate, _spent(ball, candidate)
+
+
+def _emptied(
+    ball: Ball, now: Tensor, rng: Generator, area: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`now` with two windows as they are in x; the first of them, and a new content of length 1 for
+    it; and what was taken out, (n, c).
+
+    The content is, in each channel, a bump of random sign and orientation added to the old content,
+    both of length 1.
     """
     channels, sizes = layout(now.shape[1:])
     sides = extents(sizes, area, smallest=3, odd=True)
@@ -152,20 +187,32 @@ def _moved_mass(
     candidate = now.clone()
     held = _lift(ball, candidate, first)
     lifted = _power(ball, held).sum(2) + _power(ball, _lift(ball, candidate, second)).sum(2)
+    bump = _unit(ball, _turned(rng, now, 1, _bumps(sides, now.device)))
+    sign = signs(rng, held.new_empty(len(now), channels, 1))
+    return candidate, first, _unit(ball, sign * bump + _unit(ball, held)), lifted
 
-    bump = _turned(rng, now, 1, _bumps(sides, now.device))
-    content = signs(rng, held.new_empty(len(now), channels, 1)) * _unit(ball, bump)
-    content = _unit(ball, content + _unit(ball, held))
-    p = 2 if ball.threat.norm == "l2" else 1
-    free = (_SLACK * ball.threat.eps) ** p - spent
-    available = (lifted + free.unsqueeze(1) / channels).clamp(min=0) ** (1 / p)
 
-    x, low, high = (_take(z, first) for z in (ball.x, ball.lower, ball.upper))
-    exact = torch.clamp(x + content * available.unsqueeze(2), low.double(), high.double())
-    z = exact.to(now.dtype)
-    z = torch.where((z - x.double()).abs() > (exact - x).abs(), torch.nextafter(z, x), z)
-    _put(candidate, first, z)
-    return candidate, spent - lifted.sum(1) + _power(ball, z.double() - x.double()).sum((1, 2))
+def _project_changed(ball: Ball, z: Tensor) -> Tensor:
+    """ball.project(z) for L1, where few coordinates differ from x: the others stay as they are."""
+    changed = (z != ball.x).flatten(1)
+    row, column = changed.nonzero(as_tuple=True)
+    counts = changed.sum(1)
+    slot = torch.arange(len(row), device=z.device) - (counts.cumsum(0) - counts)[row]
+    width = int(counts.max()) if len(row) else 0
+
+    def packed(values: Tensor) -> Tensor:
+        few = values.new_zeros(len(values), width)
+        few[row, slot] = values.flatten(1)[row, column]
+        return few
+
+    few = Ball(ball.threat, *(packed(values) for values in (ball.x, ball.lower, ball.upper)))
+    result = z.clone()
+    result.view(len(z), -1)[row, column] = few.project(packed(z))[row, slot]
+    return result
+
+
+def _spent(ball: Ball, z: Tensor) -> Tensor:
+    return _power(ball, z.double() - ball.x.double()).flatten(1).sum(1)
 
 
 def _power(ball: Ball, delta: Tensor) -> Tensor:

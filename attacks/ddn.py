@@ -12,12 +12,12 @@ from robust.core.losses import ce
 from robust.core.threat import Threat
 from robust.core.victim import Victim
 
-from ._minimal import Closest, cosine, unit, wide
+from ._minimal import Closest, cosine, narrow, unit, wide
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDN(Attack):
-    """Gradient steps on a sphere around x that shrinks after a success and else grows.
+    """Steps up the cross-entropy on a sphere around x that shrinks after a success and else grows.
 
     Rony et al., 1811.09600. Departures: points are not rounded to 8 bits; a last search on the
     segment from x takes back what the sphere's factor leaves.
@@ -25,7 +25,6 @@ class DDN(Attack):
     steps           iterations, one forward and one backward each
     step_size       first step, in units of the box; falls to a hundredth of it along a cosine
     gamma           the sphere's radius changes by this share
-    tighten         forwards of the last search
     """
 
     paper: ClassVar[str] = "1811.09600"
@@ -34,7 +33,6 @@ class DDN(Attack):
     steps: int = 100
     step_size: float = 1.0
     gamma: float = 0.05
-    tighten: int = 3
 
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
@@ -47,15 +45,17 @@ class DDN(Attack):
             logits, _, gradient = part.gradient(now, ce, aim)
             reached = closest.offer(rows, now, logits, aim)
             if number == 0:
-                margin, left = goal.margin(logits), ~reached
-                rows, now, gradient, radius = rows[left], now[left], gradient[left], radius[left]
-                part, aim, reached = part[left], aim[left], reached[left]
+                margin = goal.margin(logits)
+                rows, now, gradient, radius, reached = narrow(
+                    ~reached, rows, now, gradient, radius, reached
+                )
+                part, aim = part[rows], aim[rows]
                 if not len(rows):
                     return closest.x_adv
-            size = span * self.step_size * cosine(number / self.steps, 1.0, 0.01)
+            size = span * cosine(number / self.steps, self.step_size, self.step_size / 100)
             delta = now - x[rows] + size * unit(gradient)
             radius = radius * torch.where(reached, 1 - self.gamma, 1 + self.gamma)
             now = (x[rows] + wide(radius, x) * unit(delta)).clamp_(threat.low, threat.high)
         closest.offer(rows, now, part.logits(now), aim)
-        closest.tighten(victim, goal, margin, self.tighten)
+        closest.tighten(victim, goal, margin)
         return closest.x_adv

@@ -14,7 +14,7 @@ from robust.core.threat import Threat
 from robust.core.victim import Victim
 
 from ._fab import nearest
-from ._minimal import Closest
+from ._minimal import Closest, narrow
 
 _LEAST = 1e-3  # of the margin at x: crosses where the box keeps cutting steps short
 
@@ -23,15 +23,15 @@ _LEAST = 1e-3  # of the margin at x: crosses where the box keeps cutting steps s
 class DeepFool(Attack):
     """A few Newton-like steps, each onto the nearest of the linearised class boundaries.
 
-    Moosavi-Dezfooli, Fawzi & Frossard, 1511.04599. Departures: a step is the shortest that stays in
-    the box; it overshoots itself rather than the sum of all steps; a last search on the segment
-    from x takes back what went too far. A targeted goal has one boundary, with the likeliest other
-    class.
+    Moosavi-Dezfooli, Fawzi & Frossard, 1511.04599. The sum of all steps is put into the box, and
+    not each of them: what the box cuts off is made up for by the next. Departures: a step goes a
+    thousandth of the first margin further than the boundary, or the last ones would never arrive;
+    a last search on the segment from x takes back what went too far. A targeted goal has one
+    boundary, with the likeliest other class.
 
     steps           most steps taken, each one forward and a backward for each candidate
     candidates      how many of the likeliest classes, the true one counted, are considered
     overshoot       share by which a step goes beyond the linearised boundary
-    tighten         forwards of the last search
     """
 
     paper: ClassVar[str] = "1511.04599"
@@ -40,7 +40,6 @@ class DeepFool(Attack):
     steps: int = 50
     candidates: int = 10
     overshoot: float = 0.02
-    tighten: int = 3
 
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
@@ -64,15 +63,15 @@ class DeepFool(Attack):
             reached = closest.offer(rows, now, logits, aim)
             if bool(reached.any()):
                 left = ~reached
-                rows, total, slope, value = rows[left], total[left], slope[left], value[left]
-                part, aim, likely = part[left], aim[left], likely[left]
+                rows, total, slope, value, likely = narrow(left, rows, total, slope, value, likely)
+                part, aim = part[left], aim[left]
             gain = _LEAST * margin[rows].abs() - value.clamp(max=0)
             total += shortest(threat.norm, slope, gain)
             now = x[rows] + (1 + self.overshoot) * total
             now = now.clamp_(threat.low, threat.high)
         if len(rows):
             closest.offer(rows, now, part.logits(now), aim)
-        closest.tighten(victim, goal, margin, self.tighten)
+        closest.tighten(victim, goal, margin)
         return closest.x_adv
 
 

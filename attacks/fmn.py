@@ -13,7 +13,9 @@ from robust.core.nearest import dual_norm, project_radius
 from robust.core.threat import NORMS, Threat
 from robust.core.victim import Victim
 
-from ._minimal import Closest, cosine, unit
+from ._minimal import Closest, cosine, narrow, unit
+
+_FIRST_STEP = {"linf": 10.0, "l2": 1.0, "l1": 3.0, "l0": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,27 +23,28 @@ class FMN(Attack):
     """Gradient steps in a ball around x whose radius follows the boundary.
 
     Pintor et al., 2102.12827. Until the first success the radius is where linearisation puts the
-    boundary; from then on it shrinks after each success and else grows. Departures: projections are
-    exact on ball and box together; a last search on the segment from x.
+    boundary; from then on it shrinks after each success and else grows. Departures: it grows by its
+    share before the first success too, or it would end just short of a straight boundary;
+    projections are exact on ball and box together; a last search on the segment from x.
 
     steps           iterations, one forward and one backward each
-    step_size       first step, in units of the box; falls to a hundredth of it along a cosine
+    step_size       Euclidean length of the first step, in units of the box; falls to a hundredth of
+                    it along a cosine; None: L∞ 10, L2 1, L1 3, L0 10
     gamma           share by which the radius changes at first; falls to a thousandth likewise
-    tighten         forwards of the last search (none for L0)
     """
 
     paper: ClassVar[str] = "2102.12827"
     norms: ClassVar[frozenset[str]] = frozenset(NORMS)
     minimal: ClassVar[bool] = True
     steps: int = 100
-    step_size: float = 1.0
+    step_size: float | None = None
     gamma: float = 0.05
-    tighten: int = 3
 
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
         closest, norm, low, high = Closest(x, threat), threat.norm, threat.low, threat.high
+        longest = (self.step_size or _FIRST_STEP[norm]) * (high - low)
         rows = torch.arange(len(x), device=x.device)
         part, aim, now, radius = victim, goal, x, torch.zeros_like(x.flatten(1)[:, 0])
         most = threat.distance(x, torch.where(x - low > high - x, low, high)).to(x.dtype)
@@ -49,28 +52,28 @@ class FMN(Attack):
             logits, value, gradient = part.gradient(now, margin_loss, aim)
             reached = closest.offer(rows, now, logits, aim)
             if number == 0:
-                margin, left = value, ~reached
-                rows, now, gradient, radius = rows[left], now[left], gradient[left], radius[left]
-                part, aim, reached, value = part[left], aim[left], reached[left], value[left]
+                margin = value
+                rows, now, gradient, radius, value, reached = narrow(
+                    ~reached, rows, now, gradient, radius, value, reached
+                )
+                part, aim = part[rows], aim[rows]
                 if not len(rows):
                     return closest.x_adv
             gamma = cosine(number / self.steps, self.gamma, 0.001)
             best = closest.distance[rows].to(x.dtype)
-            if norm == "l0":
-                smaller = torch.minimum(radius - 1, (radius * (1 - gamma)).floor())
-                larger = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
+            smaller, larger = radius * (1 - gamma), radius * (1 + gamma)
+            if norm == "l0":  # by one coordinate at least
+                smaller = torch.minimum(radius - 1, smaller.floor()).clamp(min=1)
+                larger = torch.maximum(radius + 1, larger.floor())
             else:
-                smaller, larger = radius * (1 - gamma), radius * (1 + gamma)
                 ahead = value.abs() / dual_norm(norm, gradient.flatten(1)).clamp(min=1e-12)
                 first = threat.distance(x[rows], now).to(x.dtype) + ahead
-                larger = torch.where(best.isfinite(), larger, first)
+                larger = torch.where(best.isfinite(), larger, torch.maximum(larger, first))
             radius = torch.where(reached, torch.minimum(smaller, best), larger)
             radius = torch.minimum(radius, most[rows])
-            if norm == "l0":
-                radius = radius.clamp(min=1)
-            size = (high - low) * self.step_size * cosine(number / self.steps, 1.0, 0.01)
+            size = cosine(number / self.steps, longest, longest / 100)
             now = project_radius(norm, x[rows], now + size * unit(gradient), radius, low, high)
         closest.offer(rows, now, part.logits(now), aim)
         if norm != "l0":
-            closest.tighten(victim, goal, margin, self.tighten)
+            closest.tighten(victim, goal, margin)
         return closest.x_adv

@@ -19,14 +19,12 @@ class Square(Attack):
     """Square Attack: change a random square, keep what raises the loss.
 
     Andriushchenko et al., 1912.00049 (L∞: a square goes to a corner of the ball in each channel,
-    from a start of stripes; L2: the perturbation of two squares is moved into one), and for L1 the
-    moves of L2 with L1 lengths, as 2103.01208 adapts it. The side of the squares falls as published
-    (and as in the authors' code also at 500 of 10,000), rescaled to the number of queries.
-    Departures: every sample has squares of its own; a square that would change nothing takes the
-    opposite corner; targeted, too, the margin is raised (the paper: cross-entropy); L1 clips a
-    square to the box and spends what that leaves on the next, instead of projecting the whole; on
-    samples that are no images a window has as many axes as they have after the channels, and a
-    vector is one channel.
+    from a start of stripes; L2: the perturbation of two squares is moved into one); for L1 the
+    moves of L2 are projected onto ball ∩ box (2103.01208). The side of the squares falls as in the
+    paper (and, as in its code, also at 500 of 10,000), rescaled to the number of queries.
+    Departures: each sample has squares of its own; a square that would change nothing takes the
+    opposite corner; targeted, too, the margin is raised (the paper: cross-entropy). In samples that
+    are no images a window spans all axes but the channels; a vector is one channel.
 
     queries         per sample, that of the start included
     p_init          share of a sample that the first squares cover

@@ -1,4 +1,4 @@
-"""Momentum and varied inputs, whose steps carry over to other networks (MI, NI, DI, TI, SI)."""
+"""Steps that carry over to other networks: momentum and varied inputs (MI-, NI-, DI-, TI-FGSM)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -21,8 +21,9 @@ class Transfer(Attack):
 
     As it is, MI-FGSM (Dong et al., 1710.06081). With nesterov NI-FGSM, with scales=5 besides
     SI-NI-FGSM (Lin et al., 1908.06281), with diversity=0.5 M-DI²-FGSM (Xie et al., 1803.06978),
-    with translation=7 TI-FGSM (Dong et al., 1904.02884); they combine. Made for `--surrogate`,
-    where it goes to its last iterate; it also attacks a model directly.
+    with translation=7 TI-FGSM (Dong et al., 1904.02884); they combine. The names mi-fgsm, ni-fgsm,
+    si-ni-fgsm, di-fgsm and ti-fgsm stand for these. Made for `--surrogate`, where it goes to its
+    last iterate; it also attacks a model directly.
 
     Departures: exact projection on ball ∩ box, every norm. The look-ahead of NI is a step along the
     momentum, put into the ball, so that it is a candidate itself. DI shrinks and moves each image

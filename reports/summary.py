@@ -366,6 +366,7 @@ class Report:
             "seconds": self.seconds,
             "seed": self.spec.get("seed", 0),
             "device": self.spec.get("device"),
+            "search": self.spec.get("search", "exact"),
             "versions": self.run.get("versions") or {},
             "argv": self.run.get("argv") or [],
         }

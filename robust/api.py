@@ -38,6 +38,7 @@ def evaluate(
     curve: bool = True,
     batch_size: int | None = None,
     seed: int = 0,
+    search: str = "auto",
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Report:
@@ -56,6 +57,9 @@ def evaluate(
     every       run each attack on every sample
     curve       measure accuracy at further eps too, by a short attack
     batch_size  samples attacked at once; None: as many as 512 MiB hold, at most 128
+    search      "auto": attacks search on a copy of the model prepared for that (BatchNorm folded,
+                channels_last, bf16 where the hardware has it) if it is faster, and the model itself
+                answers whatever comes near the goal; "exact": on the model itself
     out         a folder for the run and its report; None: keep the outcomes in memory
     resume      go on with the run in `out`; the model must have parameters, whose hash tells it
 
@@ -84,6 +88,7 @@ def evaluate(
         curve=curve,
         batch_size=batch_size,
         seed=seed,
+        search=search,
         device=device,
     )
     run = engine.Evaluation(spec, module, source, chosen, stand_ins)
@@ -138,6 +143,7 @@ def plan(
     curve: bool = True,
     batch_size: int | None = None,
     seed: int = 0,
+    search: str = "auto",
 ) -> RunSpec:
     """Everything checked and decided before the first step: the spec of a run.
 
@@ -156,6 +162,8 @@ def plan(
         raise RobustError(f"--limit must be at least 1, not {limit}")
     if batch_size is not None and batch_size < 1:
         raise RobustError(f"--batch-size must be at least 1, not {batch_size}")
+    if search not in engine.SEARCHES:
+        raise RobustError(f"search must be one of {', '.join(engine.SEARCHES)}, not {search!r}")
     gradient = any(attack.access == Access.GRADIENT for attack in attacks)
     asked = gradient and not surrogates
     classes = examine(loaded.module, source, device, targeted, gradient=asked)
@@ -196,6 +204,7 @@ def plan(
         shuffle=shuffle,
         curve=list(engine.CURVE) if curve else [],
         seed=seed,
+        search=search,
         device=str(device),
     )
 

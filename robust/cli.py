@@ -178,6 +178,13 @@ def model_options(command: Any) -> Any:
     show_default=True,
     help="Samples attacked at once; also the unit of storage and resume.",
 )
+@click.option(
+    "--search",
+    type=click.Choice(["auto", "exact"]),
+    default="auto",
+    show_default=True,
+    help="auto: on a faster copy of the model, which is asked itself near success; exact: on it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 @click.option(
@@ -397,18 +404,9 @@ def report(runs: tuple[Path, ...]) -> None:
 
 @main.command("list")
 @click.argument("what", type=click.Choice(["attacks", "defenses", "architectures"]))
-@click.option(
-    "--engine",
-    metavar="NAME",
-    help="The attacks of another package: foolbox or art, with their parameters.",
-)
+@click.option("--engine", metavar="NAME", help="Attacks of another package: foolbox or art.")
 def list_(what: str, engine: str | None) -> None:
     """List what there is: attacks, defenses or architectures."""
-    from .commands import print_list, print_peers
+    from .commands import print_list
 
-    if engine is None:
-        print_list(what)
-    elif what == "attacks":
-        print_peers(engine)
-    else:
-        raise click.UsageError("--engine is for `robust list attacks`")
+    print_list(what, engine)

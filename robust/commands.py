@@ -69,6 +69,7 @@ def run_attack(runs: Path, **options: Any) -> int:
         curve=options["curve"],
         batch_size=None if size == "auto" else size,
         seed=options["seed"],
+        search=options["search"],
     )
     if not (options["shuffle"] or options["quiet"]):
         _warn_if_sorted(source, options["limit"])
@@ -105,9 +106,10 @@ def _load_surrogate(text: str, shape: tuple[int, ...], options: dict[str, Any]) 
         try:
             if key in ("mean", "std"):
                 own[key] = tuple(number(part) for part in value.split(":"))
+            elif key == "arch":
+                own[key] = value
             else:
-                readers: dict[str, Any] = {"arch": str, "probabilities": {"true": True}.__getitem__}
-                own[key] = readers[key](value)
+                own[key] = {("probabilities", "true"): True}[key, value]
         except (KeyError, ValueError) as error:
             raise RobustError(
                 f"--surrogate {text}: {pair!r} is none of arch=NAME, mean=0.49:0.48:0.45, std=…, "
@@ -329,8 +331,13 @@ def rewrite_reports(runs: Sequence[Path]) -> None:
         )
 
 
-def print_list(what: str) -> None:
+def print_list(what: str, engine: str | None = None) -> None:
     """`robust list`."""
+    if engine is not None:
+        if what != "attacks":
+            raise RobustError("--engine is for `robust list attacks`")
+        _print_peers(engine)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -363,8 +370,8 @@ def _facts(cls: type[Attack], what: str) -> list[str]:
     return [str(getattr(cls, "family", "–"))]
 
 
-def print_peers(engine: str) -> None:
-    """`robust list attacks --engine`: name, what it asks, what it answers, its parameters."""
+def _print_peers(engine: str) -> None:
+    """Each attack of another package: name, what it asks, what it answers, its parameters."""
     from rich.console import Console
 
     width = Console().width

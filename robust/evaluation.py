@@ -15,18 +15,21 @@ from torch import Tensor, nn
 
 from .core.attack import Attack
 from .core.errors import RobustError
-from .core.fitted import Fitted, Part
+from .core.fitted import Fitted
 from .core.goal import Goal
-from .core.outcome import AttackRows, Fit, RunSpec, Shard
+from .core.outcome import AttackRows, RunSpec, Shard
 from .core.rng import derive, generator, seeded
 from .core.surrogate import Ensemble
 from .core.threat import Threat
-from .core.victim import Access, Ledger, Victim
+from .core.victim import Access, Ledger, Original, Victim
+from .crafting import craft, samples_for
 from .data import Batch, Source
+from .models.fast import SearchCopy, prepare
 from .preflight import forward, frozen, refuse_bad_answers
 from .registry import label, parse_attack
 from .store import Store
 
+SEARCHES = ("auto", "exact")
 CURVE = (0.25, 0.5, 0.75, 1.5, 2.0)
 CURVE_ATTACK = "apgd,steps=20,loss=margin"
 
@@ -102,6 +105,7 @@ class Evaluation:
             )
         self._ensemble = Ensemble(self.surrogates)
         self._fitted: dict[str, Tensor] = {}
+        self._copy: SearchCopy | None = None
 
     def run(self, store: Store) -> Iterator[Event]:
         """Measure every shard that the store does not have yet."""
@@ -115,6 +119,7 @@ class Evaluation:
         yield Started(len(order), finished, len(starts), labels)
         with frozen(self.model), frozen(self._ensemble):
             if len(done) < len(starts):
+                self._copy = self._search_copy()
                 yield from self._fit_all(store, everything)
             for index, start in enumerate(starts):
                 if index in done:
@@ -138,52 +143,48 @@ class Evaluation:
         for number, attack in enumerate(self.attacks):
             if not isinstance(attack, Fitted):
                 continue
+            name = label(attack)
             if number not in there:
+                ids, held_out = samples_for(attack, order, self.spec.limit)
+                victim = self._victim(len(ids), attack)
+                yield AttackStarted(-1, f"{name} (crafting)", len(ids), victim.ledger)
                 with seeded(self.spec.seed, "model", "fit", number):
-                    fit = yield from self._fit(number, attack, order)
-                store.write_fit(fit)
-                there[number] = fit
-            self._fitted[label(attack)] = torch.from_numpy(there[number].tensor).to(self.device)
+                    there[number] = craft(
+                        number,
+                        attack,
+                        ids,
+                        victim,
+                        self.threat,
+                        generator(self.spec.seed, name, "fit"),
+                        source=self.source,
+                        batch_size=self.spec.batch_size,
+                        goal=lambda batch, x, y: self._goal(batch.ids, x, y)[1],
+                        held_out=held_out,
+                    )
+                store.write_fit(there[number])
+                seconds = there[number].seconds
+                yield AttackDone(-1, f"{name} (crafting)", len(ids), 0, seconds)
+            self._fitted[name] = torch.from_numpy(there[number].tensor).to(self.device)
 
-    def _fit(self, number: int, attack: Fitted, order: np.ndarray) -> Generator[Event, None, Fit]:
-        """Craft on samples beyond the limit, if there are as many as wanted or as attacked."""
-        began = time.perf_counter()
-        attacked = order[: self.spec.limit]
-        ids = order[len(attacked) :][: attack.samples]
-        held_out = len(ids) >= min(attack.samples, len(attacked))
-        if not held_out:
-            ids = attacked[: attack.samples]
-        victim = self._victim(len(ids), attack)
-        name = label(attack)
-        yield AttackStarted(-1, f"{name} (crafting)", len(ids), victim.ledger)
-        parts = []
-        for start in range(0, len(ids), self.spec.batch_size):
-            batch = self.source.batch(ids[start : start + self.spec.batch_size])
-            x, y = batch.x.to(self.device), batch.y.to(self.device)
-            rows = torch.arange(start, start + len(x), device=self.device)
-            parts.append(Part(victim[rows], x, self._goal(batch.ids, x, y)[1]))
-        with torch.no_grad():
-            tensor = attack.fit(parts, self.threat, generator(self.spec.seed, name, "fit"))
-        seconds = time.perf_counter() - began
-        yield AttackDone(-1, f"{name} (crafting)", len(ids), 0, seconds)
-        ledger = victim.ledger
-        return Fit(
-            number=number,
-            tensor=_array(tensor.float()),
-            samples=len(ids),
-            held_out=held_out,
-            forwards=int(ledger.forwards.sum()),
-            backwards=int(ledger.backwards.sum()),
-            queries=int(ledger.queries.sum()),
-            seconds=seconds,
-        )
+    def _search_copy(self) -> SearchCopy | None:
+        """The model prepared for the search, where any attack can gain by it."""
+        asked = any(attack.access > Access.LABELS for attack in self.attacks)
+        if self.spec.search == "exact" or self.surrogates or not asked:
+            return None
+        places = np.linspace(0, len(self.source) - 1, min(len(self.source), 16)).astype(np.int64)
+        x = self.source.batch(self.source.ids[places]).x.to(self.device)
+        with seeded(self.spec.seed, "search copy"):
+            return prepare(self.model, x)
 
-    def _victim(self, n: int, attack: Attack) -> Victim:
-        """Who answers the search: the model, or its surrogates."""
+    def _victim(self, n: int, attack: Attack, goal: Goal | None = None) -> Victim:
+        """Who answers the search: the model, a copy of it, or surrogates."""
         if self.surrogates:
             count = len(self.surrogates)
             return Victim(self._ensemble, n, attack.access, self.device, surrogates=count)
-        return Victim(self.model, n, attack.access, self.device)
+        if self._copy is None or goal is None or not _gains(attack):
+            return Victim(self.model, n, attack.access, self.device)
+        original = Original(self.model, goal, self._copy.band)
+        return Victim(self._copy.module, n, attack.access, self.device, original=original)
 
     def _goal(self, ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Goal]:
         """The model's logits at the clean samples, and what attacks are to reach there."""
@@ -246,7 +247,7 @@ class Evaluation:
     ) -> Generator[Event, None, AttackRows]:
         """One attack on the samples `rows` of a shard: its rows, every candidate verified."""
         x, goal = x[rows], goal[rows]
-        victim = self._victim(len(rows), attack)
+        victim = self._victim(len(rows), attack, goal)
         yield AttackStarted(index, name, len(rows), victim.ledger)
         began = time.perf_counter()
         x_adv = x
@@ -351,6 +352,13 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
+
+
+def _gains(attack: Attack) -> bool:
+    """Whether it is worth searching on a copy: not where a search stays at the boundary, for there
+    the model itself is asked again and again.
+    """
+    return not attack.minimal and attack.access > Access.LABELS
 
 
 def has_curve(threat: Threat) -> bool:

@@ -25,6 +25,14 @@ from .core.restarts import Restarts
 
 # Names that stand for several attacks, and are no file.
 PRESETS = ("autoattack",)
+# Names that people look for, and the attack that they are; more parameters may follow.
+ALIASES = {
+    "mi-fgsm": "transfer",
+    "ni-fgsm": "transfer,nesterov=true",
+    "di-fgsm": "transfer,diversity=0.5",
+    "ti-fgsm": "transfer,translation=7",
+    "si-ni-fgsm": "transfer,nesterov=true,scales=5",
+}
 
 
 @cache
@@ -146,6 +154,9 @@ def parse_attack(text: str) -> Attack:
     name, *pairs = [part.strip() for part in text.split(",")]
     if name in PRESETS:
         raise RobustError(f"{name} stands for several attacks, and here one is needed")
+    if name in ALIASES:
+        name, *meant = ALIASES[name].split(",")
+        pairs = [*meant, *pairs]
     values = _pairs(name, pairs)
     around = {key: values.pop(key) for key in ("restarts", "eot") if key in values}
     attack: Attack = build(find("attacks", name), name, values)

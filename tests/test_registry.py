@@ -49,7 +49,7 @@ def test_a_preset_unfolds_and_nothing_runs_twice():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("pdg", "unknown attack 'pdg'; did you mean 'pgd'"),
+        ("pgdd", "unknown attack 'pgdd'; did you mean 'pgd'"),
         ("pgd,step=3", "no parameter 'step'; did you mean 'steps'"),
         ("pgd,steps=x", "steps must be a whole number, not 'x'"),
         ("pgd,steps=2.5", "steps must be a whole number"),

@@ -43,10 +43,15 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "alpha_max": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "eta": (lambda v: 1 <= v <= 2, "from 1 to 2"),
     "beta": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    "gamma": (lambda v: 0 < v < 1, "above 0 and below 1"),
     "candidates": (lambda v: v >= 2, "at least 2"),
+    "gamma": (lambda v: 0 < v < 1, "above 0 and below 1"),
+    "searches": (lambda v: v >= 1, "at least 1"),
+    "constant": (lambda v: math.isfinite(v) and v > 0, "a finite number above 0"),
+    "confidence": (lambda v: math.isfinite(v) and v >= 0, "a finite number, at least 0"),
+    "sigma": (lambda v: math.isfinite(v) and v > 0, "a finite number above 0"),
+    "threshold": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "sensitivity": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "overshoot": (lambda v: math.isfinite(v) and v >= 0, "a finite number, at least 0"),
-    "tighten": (lambda v: v >= 0, "at least 0"),
     "loss": (lambda v: v in LOSSES, f"one of {', '.join(LOSSES)}"),
 }
 

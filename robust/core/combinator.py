@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .attack import Attack
+from .errors import RobustError
+from .fitted import Fitted
 from .threat import Threat
 from .victim import Access
 
@@ -14,6 +16,12 @@ class Combinator(Attack):
     """An attack around `attack`; a subclass has one field more, and writes `search`."""
 
     attack: Attack
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.attack, Fitted):
+            name = type(self.attack).__name__
+            raise RobustError(f"{', '.join(self.own)}: {name} makes one thing for all samples")
 
     @property
     def access(self) -> Access:  # type: ignore[override]  # an instance's, after its attack

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .threat import l1_shift, l2_scale
+from .threat import l2_scale
 
+_PASSES, _CLOSE = 40, 1e-5  # of the sum, which float32 holds to about 1e-6
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
 
 
@@ -101,6 +102,45 @@ def project_radius(
         inner = torch.minimum(size * l2_scale(size, room, limit), room)
     else:
         outside = held.sum(1, keepdim=True) > limit
-        inner = torch.minimum((size - l1_shift(size, room, limit)).clamp(min=0), room)
+        inner = torch.minimum((size - _shift(size, room, limit)).clamp(min=0), room)
     step = torch.where(outside, inner, held).view_as(x)
     return torch.clamp(x + (z - x).sign() * step, low, high)
+
+
+def shrink(norm: str, delta: Tensor, amount: Tensor) -> Tensor:
+    """The d that minimises amount·‖d‖ + ‖d − delta‖²/2, with amount (n,): (n, …) → (n, …).
+
+    L2: shorter by `amount`. L1: each coordinate nearer to zero by it. L∞: what the projection onto
+    the L1 ball of that radius leaves, in other words the largest coordinates cut to one size.
+    """
+    size, amount = delta.abs().flatten(1), amount.unsqueeze(1)
+    if norm == "l2":
+        length = torch.linalg.vector_norm(size, dim=1, keepdim=True)
+        size = size * (1 - amount / length.clamp(min=1e-12)).clamp(min=0)
+    elif norm == "l1":
+        size = (size - amount).clamp(min=0)
+    else:
+        room = torch.full_like(size, math.inf)
+        cut = _shift(size, room, torch.minimum(amount, size.sum(1, keepdim=True)))
+        size = torch.minimum(size, cut)
+    return delta.sign() * size.view_as(delta)
+
+
+def _shift(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
+    """λ with Σ clip(size − λ, 0, room) = limit, per row (n, d) → (n, 1); below 0 with too little.
+
+    Newton's method on a sum that is piecewise linear in λ, held between a λ that is too small and
+    one that is too large: a dozen passes over the data, a tenth of the time of sorting them.
+    """
+    low, high = torch.zeros_like(limit), size.amax(1, keepdim=True)
+    shift = low
+    for _ in range(_PASSES):
+        left = size - shift
+        excess = torch.minimum(left, room).clamp_(min=0).sum(1, keepdim=True) - limit
+        if bool((excess.abs() <= _CLOSE * limit).all()):
+            break
+        low, high = torch.where(excess > 0, shift, low), torch.where(excess > 0, high, shift)
+        free = ((left > 0) & (left < room)).sum(1, keepdim=True)
+        shift = shift + excess / free
+        shift = torch.where((shift > low) & (shift < high), shift, (low + high) / 2)
+    return shift

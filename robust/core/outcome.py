@@ -33,6 +33,8 @@ class RunSpec:
     shuffle     the order of samples, and so what `limit` takes, is drawn at random from the seed
     curve       the further eps, as multiples of the threat's, at which accuracy is measured too
     surrogates  what stood in for the model while attacks searched, each as `model`; [] where none
+    search      "auto": attacks search on a copy of the model, prepared for that, wherever it is
+                faster; "exact": on the model itself, as every run before there was a choice
     """
 
     model: dict[str, Any]
@@ -48,6 +50,7 @@ class RunSpec:
     seed: int = 0
     device: str = "cpu"
     surrogates: list[dict[str, Any]] = field(default_factory=list)
+    search: str = "exact"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -62,6 +65,8 @@ class RunSpec:
         record = self.to_dict()
         for part, path in (("model", "path"), ("data", "source")):
             record[part] = {k: v for k, v in record[part].items() if k != path}
+        if record["search"] == "exact":  # so that those runs keep their hash
+            del record["search"]
         surrogates = record.pop("surrogates")
         if surrogates:  # a run without has the hash that it had before there were any
             record["surrogates"] = [

@@ -171,7 +171,7 @@ class Ball:
                 clipped.norm(dim=1, keepdim=True) > eps, torch.minimum(size * scale, room), clipped
             )
         else:
-            shift = l1_shift(size, room, eps)
+            shift = _l1_shift(size, room, eps)
             size = torch.where(
                 clipped.sum(1, keepdim=True) > eps,
                 torch.minimum((size - shift).clamp(min=0), room),
@@ -306,7 +306,7 @@ def l2_scale(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
         clipped = now
 
 
-def l1_shift(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
+def _l1_shift(size: Tensor, room: Tensor, eps: float) -> Tensor:
     """λ with Σ clip(size − λ, 0, room) = eps, per row (n, d) → (n, 1); rows with too little: ≤ 0.
 
     The sum is piecewise linear in λ: it gains slope where λ falls below a size, loses it where λ

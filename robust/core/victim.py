@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -42,6 +43,20 @@ class Watch:
         self.margin = torch.full((n,), float("-inf"), device=device)
 
 
+@dataclass
+class Original:
+    """The model itself, where a victim answers from a search copy of it.
+
+    goal    what the search is to reach, for all samples of the victim
+    band    the copy's goal margins are trusted where they are below −band; it grows with the
+            errors that are seen
+    """
+
+    model: Model
+    goal: Goal
+    band: float
+
+
 class Victim:
     """A model that answers for the samples of one batch, each answer entered in the ledger.
 
@@ -51,6 +66,9 @@ class Victim:
 
     surrogates  the number of networks in `model` that stand in for the one under attack: what each
                 of them computes is entered, and no query, for nothing is asked of that one
+    original    `model` is a search copy of this one, which is asked too wherever the copy comes
+                near the goal (a forward more, no query); its logits are the answer there, so that
+                no sample counts as solved, or as unsolved by a hair, on the copy's word
     """
 
     def __init__(
@@ -60,6 +78,7 @@ class Victim:
         access: Access = Access.GRADIENT,
         device: torch.device | str = "cpu",
         surrogates: int = 0,
+        original: Original | None = None,
     ) -> None:
         self.model, self.access = model, access
         self._networks, self._asked = max(1, surrogates), int(not surrogates)
@@ -67,6 +86,7 @@ class Victim:
         self.marks: dict[str, Tensor] = {}
         self._rows = torch.arange(n, device=device)
         self._watch: tuple[Watch, Goal, Tensor] | None = None
+        self._original = original
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -101,20 +121,27 @@ class Victim:
         """Logits (n, K) at x. One forward and one query each. Needs access to scores."""
         self._require(Access.SCORES)
         with torch.no_grad():
-            return self._forward(x)
+            return self._settled(x, self._forward(x))
 
     def labels(self, x: Tensor) -> Tensor:
         """Predicted classes, int64 (n,), at x. One forward and one query each."""
         with torch.no_grad():
-            return self._forward(x).argmax(1)
+            return self._settled(x, self._forward(x)).argmax(1)
 
     def gradient(self, x: Tensor, loss: Loss, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, K), loss (n,) and ∂loss/∂x (n, …) at x: one forward and one backward each.
 
         Only the path to the input is differentiated: parameters get no gradient. NaN in a gradient
-        counts as flat.
+        counts as flat. From a search copy come gradient and loss, and the logits too where the goal
+        persists, for then nothing counts as solved.
         """
-        logits, values, gradients = self.jacobian(x, lambda logits: loss(logits, goal).unsqueeze(1))
+        victim = self
+        if goal.persist and self._original is not None:
+            victim = copy.copy(self)
+            victim._original = None
+        logits, values, gradients = victim.jacobian(
+            x, lambda logits: loss(logits, goal).unsqueeze(1)
+        )
         return logits, values[:, 0], gradients[:, 0]
 
     def jacobian(
@@ -140,8 +167,10 @@ class Victim:
                     f"({str(error).splitlines()[0]})"
                 ) from error
         self.ledger.backwards.index_add_(0, self._rows, self._each(last + 1))
-        gradient = torch.stack(gradients, 1) if last else gradients[0].unsqueeze(1)
-        return logits.detach(), found.detach(), gradient.nan_to_num_(nan=0.0)
+        # One tensor, in the layout of x whatever that of the model.
+        gradient = torch.stack(gradients, 1) if last else gradients[0].contiguous().unsqueeze(1)
+        settled = self._settled(x.detach(), logits.detach())
+        return settled, found.detach(), gradient.nan_to_num_(nan=0.0)
 
     def differentiable(self, x: Tensor) -> Tensor:
         """Logits (n, K) at x for code that takes gradients itself, by autograd: one forward each,
@@ -155,8 +184,24 @@ class Victim:
             raise ValueError(f"{len(x)} rows for a victim of {len(self)} samples")
         self.ledger.forwards.index_add_(0, self._rows, self._each(1))
         self.ledger.queries.index_add_(0, self._rows, torch.full_like(self._rows, self._asked))
-        logits = as_logits(self.model(x), len(x))
-        self._see(logits.detach())
+        return as_logits(self.model(x), len(x))
+
+    def _settled(self, x: Tensor, logits: Tensor) -> Tensor:
+        """The answer as it is given: the original's where a copy's is too near the goal."""
+        original = self._original
+        if original is not None:
+            goal = original.goal[self._rows]
+            margin = goal.margin(logits)
+            rows = (~(margin <= -original.band)).nonzero().squeeze(1)  # NaN is near, too
+            if len(rows):
+                with torch.no_grad():
+                    own = as_logits(original.model(x[rows]), len(rows))
+                self.ledger.forwards.index_add_(0, self._rows[rows], torch.ones_like(rows))
+                off = (goal[rows].margin(own) - margin[rows]).abs()
+                seen = float(off.nan_to_num(nan=0.0, posinf=0.0).amax())
+                original.band = max(original.band, 2 * seen)
+                logits = logits.index_copy(0, rows, own.to(logits.dtype))
+        self._see(logits)
         return logits
 
     def _see(self, logits: Tensor) -> None:
@@ -186,7 +231,7 @@ class _Through(torch.autograd.Function):
             ctx.x = x.detach().requires_grad_()
             ctx.logits = victim._forward(ctx.x)
         ctx.victim = victim
-        return ctx.logits.detach()  # type: ignore[no-any-return]
+        return victim._settled(ctx.x.detach(), ctx.logits.detach())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -69,10 +69,8 @@ def mask(x: Tensor, corner: Tensor, side: int) -> Tensor:
 
 def paste(x: Tensor, patch: Tensor, corner: Tensor) -> Tensor:
     """x with the patch (c, s, s), or one for each image (n, c, s, s), at each image's corner."""
-    z = x.clone()
-    z[_places(corner, patch.shape[-1])] = patch.expand(len(x), *patch.shape[-3:]).permute(
-        0, 2, 3, 1
-    )
+    z, each = x.clone(), patch.expand(len(x), *patch.shape[-3:])
+    z[_places(corner, patch.shape[-1])] = each.permute(0, 2, 3, 1)
     return z
 
 

@@ -112,12 +112,7 @@ class Peer(Attack):
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
-        self.check(threat, targeted=goal.targeted)
-        if self.facts.images and x.dim() != 4:
-            raise RobustError(
-                f"{type(self).__name__} works on images (channels, height, width), not on samples "
-                f"of shape {tuple(x.shape[1:])}"
-            )
+        self.check(threat, targeted=goal.targeted, shape=x.shape[1:])
         if not len(x) or (threat.eps == 0 and not self.minimal):
             return x.clone()
         # What the package tries on its way is no result: only its answer counts for a watch.
@@ -211,6 +206,7 @@ def attack_class(base: type[Peer], name: str, theirs: Any, facts: Facts) -> type
             "access": facts.access,
             "norms": frozenset(facts.norms.split()),
             "goals": frozenset(facts.goals.split()),
+            "images": facts.images,
             "minimal": facts.minimal,
             "reserved": reserved,
             "paper": paper[1] if paper else "",

@@ -32,3 +32,13 @@ def make_net():
 @pytest.fixture
 def make_samples():
     return samples
+
+
+@pytest.fixture(scope="session")
+def digits_batch():
+    """120 test digits: x, y."""
+    from robust.data import DataSpec, open_data
+
+    source = open_data(DataSpec("digits"))
+    batch = source.batch(source.ids[:120])
+    return batch.x, batch.y

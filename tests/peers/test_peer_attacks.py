@@ -247,9 +247,12 @@ def test_what_it_does_not_answer_is_refused_before_any_work(
 
 def test_attacks_on_images_say_so(make_net, make_samples):
     net, x = make_net((20,)), make_samples((20,))
-    attack = parse_attack("art:SquareAttack")
-    with pytest.raises(RobustError, match=r"works on images .*not on samples of shape \(20,\)"):
-        attack(net, x, net.net(x).argmax(1), threat=robust.Linf(0.1))
+    y, said = net.net(x).argmax(1), r"art:SquareAttack needs images .*not samples of shape \(20,\)"
+    with pytest.raises(RobustError, match=said):
+        parse_attack("art:SquareAttack")(net, x, y, threat=robust.Linf(0.1))
+    with pytest.raises(RobustError, match=said):
+        robust.evaluate(net, x, y, threat=robust.Linf(0.1), attacks="art:SquareAttack")
+    assert net.forwards == 0
 
 
 def test_resumes_to_the_same_rows(make_net, make_samples, tmp_path):
@@ -292,3 +295,43 @@ def test_each_can_be_made_and_its_label_parses_back(engine):
             assert parse_attack(label(changed)) == changed
             assert hash(changed) is not None
     assert len(peers.attacks(engine)) >= 28
+
+
+def direct_foolbox(net, x, y):
+    import foolbox
+
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.L2CarliniWagnerAttack(steps=60, binary_search_steps=3, stepsize=0.05)
+    return attack(model, x, y, epsilons=None)[0]
+
+
+def direct_art(net, x, y):
+    from art.attacks.evasion import DeepFool
+    from art.estimators.classification import PyTorchClassifier
+
+    model = PyTorchClassifier(
+        net, torch.nn.CrossEntropyLoss(), (3, 8, 8), 4, clip_values=(0, 1), device_type="cpu"
+    )
+    attack = DeepFool(model, max_iter=20, batch_size=8, verbose=False)
+    return torch.from_numpy(attack.generate(x.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("text", "direct"),
+    [
+        (
+            "foolbox:L2CarliniWagnerAttack,steps=60,binary_search_steps=3,stepsize=0.05",
+            direct_foolbox,
+        ),
+        ("art:DeepFool,max_iter=20", direct_art),
+    ],
+)
+def test_the_result_is_what_the_package_itself_finds(text, direct, make_net, make_samples):
+    net, x = make_net(), make_samples()
+    y = net.net(x).argmax(1)
+    want = direct(net.net, x, y)
+    broken = net.net(want).argmax(1) != y
+    x_adv, _ = searched(text, net, x, "l2")
+    assert broken.sum() >= 4
+    torch.testing.assert_close(x_adv[broken], want[broken], atol=1e-5, rtol=0)
+    assert torch.equal(x_adv[~broken], x[~broken])
