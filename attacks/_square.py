@@ -196,9 +196,11 @@ def _project_changed(ball: Ball, z: Tensor) -> Tensor:
     """ball.project(z) for L1, where few coordinates differ from x: the others stay as they are."""
     changed = (z != ball.x).flatten(1)
     row, column = changed.nonzero(as_tuple=True)
+    if not len(row):
+        return z
     counts = changed.sum(1)
     slot = torch.arange(len(row), device=z.device) - (counts.cumsum(0) - counts)[row]
-    width = int(counts.max()) if len(row) else 0
+    width = int(counts.max())
 
     def packed(values: Tensor) -> Tensor:
         few = values.new_zeros(len(values), width)

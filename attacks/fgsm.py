@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from robust.core.attack import Attack
 from robust.core.goal import Goal
 from robust.core.losses import LOSSES
-from robust.core.threat import CONVEX, NORMS, Ball, Threat
+from robust.core.threat import CONVEX, THREATS, Ball, Threat
 from robust.core.victim import Victim
 
 from ._loop import climb
@@ -20,13 +20,14 @@ class FGSM(Attack):
 
     Goodfellow et al., 1412.6572. Departure: for L2 and L1 the maximiser of the linear model is
     taken on ball ∩ box, not on the ball and then clipped; for L∞ the two are the same. For L0 it
-    moves the eps coordinates that gain most, with or without a random start.
+    moves the eps coordinates that gain most, for a patch the square that does, with or without a
+    random start.
 
     random_start    start at a random point of the ball and step 1.25 eps along the steepest
                     direction (Wong et al., 2001.03994), as fast adversarial training does
     """
 
-    norms: ClassVar[frozenset[str]] = frozenset(NORMS)
+    norms: ClassVar[frozenset[str]] = frozenset(THREATS)
     paper: ClassVar[str] = "1412.6572"
     loss: Literal["ce", "margin", "dlr"] = "ce"
     random_start: bool = False

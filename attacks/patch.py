@@ -27,10 +27,10 @@ class PatchAttack(Attack):
     """A patch for each image: look for the best place, then ascend inside it.
 
     After Brown et al., 1712.09665, and the search for a place in Rao et al., 2005.02313. The places
-    where the gradient promises most are filled with noise, one forward each; the best of them get
-    three gradient steps each, and the best of all may still move by a pixel to each side, twice,
-    before the remaining steps. Steps are signs, their length falls to nothing by a cosine. For one
-    patch on all images see universal-patch.
+    where the gradient promises most are filled as it wants them, one forward each; the best of them
+    get three gradient steps each from noise, and the best of all may still move by a pixel to each
+    side, twice, before the remaining steps. Steps are signs, their length falls to nothing by a
+    cosine. For one patch on all images see universal-patch.
 
     position        best, random, or row:column of the upper left corner, from 0
     steps           gradient steps at the place chosen
@@ -132,19 +132,20 @@ class _Places:
         logits, _, gradient = self.victim.gradient(x, loss, self.goal)
         self.found.solved = self.goal.reached(logits) & (not self.goal.persist)
         far = torch.where(gradient > 0, self.ball.upper, self.ball.lower)
+        far = torch.where(gradient == 0, self.noise, far)
         promise = window.sums((gradient * (far - x)).sum(1), self.side)
         corners = _places.spread(promise, self.attack.probes, max(1, self.side // 2))
         scores = torch.full(corners.shape[:2], float("-inf"), dtype=x.dtype, device=x.device)
         for number, corner in enumerate(corners.unbind(1)):
             rows = self._open()
-            scores[rows, number] = self._ask(rows, self._filled(rows, corner), corner)
+            scores[rows, number] = self._ask(rows, self._filled(rows, corner, far), corner)
         for place in scores.topk(min(self.attack.places, scores.shape[1])).indices.unbind(1):
             rows = self._open()
             corner = corners[torch.arange(len(x), device=x.device), place]
             if len(rows):
                 run = self.attack.paint(
                     self.victim[rows],
-                    self._filled(rows, corner),
+                    self._filled(rows, corner, self.noise),
                     self.goal[rows],
                     self.ball[rows],
                     corner[rows],
@@ -166,9 +167,9 @@ class _Places:
     def _open(self) -> Tensor:
         return (~self.found.solved).nonzero().squeeze(1)
 
-    def _filled(self, rows: Tensor, corner: Tensor) -> Tensor:
+    def _filled(self, rows: Tensor, corner: Tensor, content: Tensor) -> Tensor:
         x = self.ball.x[rows]
-        return torch.where(window.mask(x, corner[rows], self.side), self.noise[rows], x)
+        return torch.where(window.mask(x, corner[rows], self.side), content[rows], x)
 
     def _ask(self, rows: Tensor, z: Tensor, corner: Tensor) -> Tensor:
         """The loss at z, samples `rows`, whose patches are at their corners."""

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from robust.core.attack import Attack
 from robust.core.goal import Goal
-from robust.core.threat import NORMS, Threat
+from robust.core.threat import THREATS, Threat
 from robust.core.victim import Access, Victim
 
 
@@ -23,7 +23,7 @@ class UniformNoise(Attack):
     """
 
     access: ClassVar[Access] = Access.LABELS
-    norms: ClassVar[frozenset[str]] = frozenset(NORMS)
+    norms: ClassVar[frozenset[str]] = frozenset(THREATS)
     samples: int = 20
 
     def search(

@@ -214,7 +214,8 @@ def _pairs(name: str, pairs: Sequence[str]) -> dict[str, str]:
 
 def _suggest(name: str, known: Iterable[str]) -> str:
     names = {one.lower(): one for one in [*known, *PRESETS]}
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    close.sort(key=lambda one: sorted(one) != sorted(name.lower()))  # swapped letters come first
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 

