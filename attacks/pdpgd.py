@@ -15,8 +15,7 @@ from robust.core.victim import Victim
 
 from ._minimal import Closest, cosine, narrow, wide
 
-_MOMENTUM = 0.9
-_DUAL_STEP = 0.1
+_DUAL_STEP = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,8 @@ class PDPGD(Attack):
 
     Matyasko & Chau, 2106.01538. The weight of the penalty, softplus(−margin), rises while a sample
     is not adversarial and falls while it is. Departures: the step is scaled by the length of each
-    sample's gradient instead of coordinate by coordinate, so that every proximal step is exact; a
-    last search on the segment from x.
+    sample's gradient instead of coordinate by coordinate, so that every proximal step is exact, and
+    has no momentum, which overshoots; a last search on the segment from x.
 
     steps           iterations, one forward and one backward each
     step_size       first step, in units of the box; falls to a hundredth of it along a cosine
@@ -36,7 +35,7 @@ class PDPGD(Attack):
     paper: ClassVar[str] = "2106.01538"
     minimal: ClassVar[bool] = True
     steps: int = 100
-    step_size: float = 1.0
+    step_size: float = 3.0
 
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
@@ -53,15 +52,13 @@ class PDPGD(Attack):
                 part, aim = part[rows], aim[rows]
                 if not len(rows):
                     return closest.x_adv
-                velocity = torch.zeros_like(gradient)
-                weight = torch.full_like(margin[rows], 0.0).to(x.dtype)
+                weight = torch.zeros_like(margin[rows], dtype=x.dtype)
             slope = gradient.flatten(1)
             length = torch.linalg.vector_norm(slope, dim=1).clamp(min=1e-12)
-            velocity = torch.lerp(gradient / wide(length, x), velocity, _MOMENTUM)
             weight = weight + _DUAL_STEP * torch.where(reached, -1.0, 1.0)
             size = span * self.step_size * cosine(number / self.steps, 1.0, 0.01)
             share = weight.sigmoid()
-            moved = now - x[rows] + wide(size * share, x) * velocity
+            moved = now - x[rows] + wide(size * share / length, x) * gradient
             amount = size * (1 - share) * dual_norm(norm, slope) / length
             now = torch.clamp(x[rows] + shrink(norm, moved, amount), threat.low, threat.high)
         closest.offer(rows, now, part.logits(now), aim)

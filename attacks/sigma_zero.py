@@ -20,7 +20,8 @@ class SigmaZero(Attack):
     """Raise the margin and lower Σ δᵢ²/(δᵢ² + σ); set coordinates below a moving threshold to zero.
 
     Cinà et al., 2402.01879. The gradient is divided by its largest entry. The threshold rises while
-    a sample is adversarial and falls while it is not.
+    a sample is adversarial and falls while it is not. Departure: a last look at which coordinates
+    the closest success can go without.
 
     steps           iterations, one forward and one backward each
     step_size       first step, in units of the box; falls to a tenth of it along a cosine
@@ -43,15 +44,16 @@ class SigmaZero(Attack):
     ) -> Tensor:
         closest, span, count = Closest(x, threat), threat.high - threat.low, x[0].numel()
         rows = torch.arange(len(x), device=x.device)
-        now, threshold = x, torch.full_like(x.flatten(1)[:, 0], self.threshold)
+        part, aim, now = victim, goal, x
+        threshold = torch.full_like(x.flatten(1)[:, 0], self.threshold)
         for number in range(self.steps):
-            logits, _, gradient = victim.gradient(now, margin_loss, goal)
-            reached = closest.offer(rows, now, logits, goal)
+            logits, _, gradient = part.gradient(now, margin_loss, aim)
+            reached = closest.offer(rows, now, logits, aim)
             if number == 0:
                 rows, now, gradient, threshold, reached = narrow(
                     ~reached, rows, now, gradient, threshold, reached
                 )
-                victim, goal = victim[rows], goal[rows]
+                part, aim = part[rows], aim[rows]
                 if not len(rows):
                     return closest.x_adv
             clean = x[rows]
@@ -65,5 +67,6 @@ class SigmaZero(Attack):
             threshold.clamp_(0, 1)
             kept = (moved - clean).abs() >= wide(threshold, x) * span
             now = torch.where(kept, moved, clean)
-        closest.offer(rows, now, victim.logits(now), goal)
+        closest.offer(rows, now, part.logits(now), aim)
+        closest.thin(victim, goal)
         return closest.x_adv

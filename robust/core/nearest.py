@@ -93,8 +93,11 @@ def project_radius(
     clipped = torch.clamp(z, low, high)
     if norm == "l0":
         worth = ((z - x).square() - (z - clipped).square()).flatten(1)
-        rank = worth.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        return torch.where((rank < limit).view_as(x), clipped, x)
+        most = min(int(limit.amax().ceil()), worth.shape[1])
+        first = worth.topk(most, dim=1).indices
+        chosen = torch.arange(most, device=x.device) < limit
+        changed = torch.zeros_like(worth, dtype=torch.bool).scatter_(1, first, chosen)
+        return torch.where(changed.view_as(x), clipped, x)
     size, held = (z - x).abs().flatten(1), (clipped - x).abs().flatten(1)
     room = torch.where(z > x, high - x, x - low).flatten(1)
     if norm == "l2":
