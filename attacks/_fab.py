@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robust.core.goal import Goal
-from robust.core.nearest import dual_norm, step_to_plane
+from robust.core.nearest import dual_norm, length, step_to_plane
 from robust.core.threat import Threat
 from robust.core.victim import Victim
 
@@ -66,7 +66,7 @@ def search(
     nearer to the boundary, and its plane is closer to the truth; but where the gradient is
     erratic the search can get stuck on one plane, so that a stale sample does as in the paper.
     """
-    threat, now = closest.threat, start
+    threat, x, now = closest.threat, closest.x[rows], start
     aim = closest.distance[rows]
     stale = torch.zeros_like(rows)
     for _ in range(settings.steps):
@@ -76,8 +76,8 @@ def search(
         done = best <= settings.done_at
         if bool(done.any()):
             left = ~done
-            rows, now, aim, stale, best, values, slopes, reached = narrow(
-                left, rows, now, aim, stale, best, values, slopes, reached
+            rows, x, now, aim, stale, best, values, slopes, reached = narrow(
+                left, rows, x, now, aim, stale, best, values, slopes, reached
             )
             victim, goal = victim[left], goal[left]
             if not len(rows):
@@ -87,11 +87,12 @@ def search(
         fresh = reached & (stale > _PATIENCE)
         stale = stale.masked_fill(fresh, 0)
 
-        x = closest.x[rows]
-        back = torch.where(wide(reached, x), torch.lerp(x, now, settings.beta), now)
         slope, value = nearest(threat.norm, values, slopes)
-        then = _step(threat, x, back, now, slope, value, settings)
-        now = torch.where(wide(fresh, x), back, then)
+        share = torch.where(reached, settings.beta, 1.0).to(x.dtype)
+        back = torch.lerp(x, now, wide(share, x))
+        ahead = ((now - x) * slope).flatten(1).sum(1)
+        then = _step(threat, x, back, slope, ahead - value, (1 - share) * ahead - value, settings)
+        now = torch.where(wide(fresh, x), back, then) if bool(fresh.any()) else then
     closest.offer(rows, now, victim.logits(now), goal)
 
 
@@ -99,20 +100,23 @@ def _step(
     threat: Threat,
     x: Tensor,
     back: Tensor,
-    now: Tensor,
     slope: Tensor,
-    value: Tensor,
+    gain: Tensor,
+    back_gain: Tensor,
     settings: Settings,
 ) -> Tensor:
-    """From `back` and x onto the plane value + ⟨slope, z − now⟩ = 0, beyond it, and in between."""
-    both, slopes = torch.cat([back, x]), torch.cat([slope, slope])
-    ahead = ((both - torch.cat([now, now])) * slopes).flatten(1).sum(1)
-    gain = -(torch.cat([value, value]) + ahead)
-    step = step_to_plane(threat.norm, both, slopes, gain, threat.low, threat.high)
-    near, far = threat.distance(both, both + step).clamp(min=1e-8).to(x.dtype).chunk(2)
-    alpha = (near / (near + far)).clamp(max=settings.alpha_max)
-    from_back, from_x = (both + settings.eta * step).chunk(2)
-    return torch.lerp(from_back, from_x, wide(alpha, x)).clamp_(threat.low, threat.high)
+    """From `back` and x beyond the plane, where ⟨slope, ·⟩ has gained as much, and in between."""
+    norm, low, high = threat.norm, threat.low, threat.high
+    from_back = step_to_plane(norm, back, slope, back_gain, low, high)
+    from_x = step_to_plane(norm, x, slope, gain, low, high)
+    near = length(norm, from_back.flatten(1)).clamp_(min=1e-8)
+    far = length(norm, from_x.flatten(1)).clamp_(min=1e-8)
+    alpha = (near / (near + far)).clamp_(max=settings.alpha_max)
+    from_back, from_x = (
+        torch.add(start, step, alpha=settings.eta)
+        for start, step in ((back, from_back), (x, from_x))
+    )
+    return from_back.lerp_(from_x, wide(alpha, x)).clamp_(low, high)
 
 
 def nearest(norm: str, values: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,14 +35,16 @@ class Closest:
 
         A success must be clear of rounding, or the same point in another batch would be none.
         """
-        distance = self.threat.distance(self.x[rows], z)
-        margin = goal.margin(logits)
-        clear = (margin > _CLEAR * logits.abs().amax(1)) | (distance == 0)
-        reached = goal.reached(logits) & clear
-        better = reached & (distance < self.distance[rows])
-        taken = rows[better]
-        self.x_adv[taken], self.distance[taken] = z[better], distance[better]
-        self.margin[taken] = margin[better].to(self.margin.dtype)
+        margin, reached = goal.margin(logits), goal.reached(logits)
+        which = reached.nonzero().squeeze(1)
+        distance = self.threat.distance(self.x[rows[which]], z[which])
+        clear = (margin > _CLEAR * logits.abs().amax(1))[which] | (distance == 0)
+        reached[which] = clear
+        better = clear & (distance < self.distance[rows[which]])
+        which, distance = which[better], distance[better]
+        taken = rows[which]
+        self.x_adv[taken], self.distance[taken] = z[which], distance
+        self.margin[taken] = margin[which].to(self.margin.dtype)
         return reached
 
     def tighten(self, victim: Victim, goal: Goal, margin: Tensor) -> None:

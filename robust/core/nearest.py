@@ -10,13 +10,21 @@ from torch import Tensor
 from .threat import l2_scale
 
 _PASSES, _CLOSE = 40, 1e-5  # of the sum, which float32 holds to about 1e-6
-_DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
+_FIRST = 16  # the largest coordinates to look at first, eight times as many next
+_DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+
+
+def length(norm: str, step: Tensor) -> Tensor:
+    """‖step‖ in the precision of step: (…, d) → (…)."""
+    if norm == "l2":
+        found: Tensor = torch.linalg.vector_norm(step, dim=-1)
+        return found
+    return step.abs().amax(-1) if norm == "linf" else step.abs().sum(-1)
 
 
 def dual_norm(norm: str, slope: Tensor) -> Tensor:
     """The most that ⟨slope, d⟩ can gain with a step d of length 1 in `norm`: (…, d) → (…)."""
-    length: Tensor = torch.linalg.vector_norm(slope, _DUAL[norm], dim=-1)
-    return length
+    return length(_DUAL[norm], slope)
 
 
 def shortest(norm: str, slope: Tensor, gain: Tensor) -> Tensor:
@@ -36,47 +44,58 @@ def step_to_plane(
 
     z inside the box, slope (n, …), gain (n,) of either sign. Where the box does not hold enough, d
     leads to its corner. All norms have one form: coordinate i moves min(s·uᵢ, roomᵢ), with the
-    same s for all; L1 fills the coordinates of largest slope instead.
+    same s for all; L1 fills the coordinates of largest slope instead. Up to rounding.
     """
-    ahead = slope * gain.view(-1, *[1] * (z.dim() - 1)).sign()
-    room = torch.where(ahead > 0, high - z, z - low).mul_(ahead != 0).flatten(1)
-    size, need = ahead.abs().flatten(1), gain.abs().unsqueeze(1)
+    flat, need = slope.flatten(1), gain.unsqueeze(1)
+    # Arithmetic, not a choice for each coordinate, which takes many times as long.
+    way, size = flat.sign().mul_(need.sign()), flat.abs()
+    need, middle, half = need.abs(), (high + low) / 2, (high - low) / 2
+    room = (middle - z.flatten(1)).mul_(way).add_(half)
     if norm == "l1":
         step = _fill_until(size, room, need)
     else:
-        unit = size if norm == "l2" else torch.ones_like(size)
-        step = _share(size, room, need, unit)
-    return ahead.sign() * step.view_as(z)
+        step = _share(size, room, need, size if norm == "l2" else None)
+    return step.mul_(way).view_as(z)
 
 
-def _share(size: Tensor, room: Tensor, need: Tensor, unit: Tensor) -> Tensor:
-    """min(s·unit, room) with Σ size·min(s·unit, room) = need, per row (n, d).
+def _share(size: Tensor, room: Tensor, need: Tensor, unit: Tensor | None) -> Tensor:
+    """min(s·unit, room) with Σ size·min(s·unit, room) = need, per row (n, d); no unit means 1.
 
-    Starts from the s of no clipped coordinate and takes the clipped ones out; s and the clipped set
-    only grow, so it ends, in practice after a handful of rounds.
+    The sum is concave in s: a chord drawn on to `need` ends at an s that is too small, and from
+    the s of no clipped coordinate chords arrive in a handful of rounds.
     """
-    weight, held = size * unit, size * room
-    clipped = torch.zeros_like(size, dtype=torch.bool)
-    while True:
-        spent = torch.where(clipped, held, 0).sum(1, keepdim=True)
-        free = torch.where(clipped, 0, weight).sum(1, keepdim=True)
-        scale = ((need - spent).clamp(min=0) / free).nan_to_num(nan=math.inf, posinf=math.inf)
-        reach = (scale * unit).nan_to_num(nan=0.0, posinf=math.inf)
-        now = clipped | (reach > room)
-        if bool((now == clipped).all()):
-            return torch.minimum(reach, room)
-        clipped = now
+    weight = size if unit is None else size * unit
+    before = gained_before = torch.zeros_like(need)
+    scale = need / weight.sum(1, keepdim=True).clamp_(min=1e-30)
+    for _ in range(_PASSES):
+        step = torch.minimum(room, scale if unit is None else scale * unit)
+        gained = (size * step).sum(1, keepdim=True)
+        missing, rise = need - gained, (gained - gained_before) / (scale - before)
+        short = (missing > _CLOSE * need) & (rise > 0)
+        if not bool(short.any()):
+            break
+        before, gained_before = scale, gained
+        scale = torch.where(short, scale + missing / rise, scale).clamp_(max=1e30)
+    return step
 
 
-def _fill_until(size: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """The coordinates of largest size first, each up to its room, until they gain `need`."""
-    size, order = size.sort(dim=1, descending=True, stable=True)
+def _fill_until(size: Tensor, room: Tensor, need: Tensor, count: int = _FIRST) -> Tensor:
+    """The coordinates of largest size first, each up to its room, until they gain `need`.
+
+    Looks at the `count` largest; the rows to which these are not enough are looked at again.
+    """
+    count = min(count, size.shape[1])
+    largest, order = size.topk(count, dim=1)
     filled = room.gather(1, order)
-    gains = size * filled
-    before = gains.cumsum(1) - gains
-    left = (need - before).clamp(min=0)
-    filled = torch.where(left < gains, left / size, filled).mul_(left > 0)
-    return torch.zeros_like(room).scatter_(1, order, filled.nan_to_num_(nan=0.0))
+    gains = largest * filled
+    total = gains.cumsum(1)
+    left = (need - total + gains).clamp_(min=0)
+    filled = torch.where(left < gains, left / largest, filled).mul_(left > 0)
+    step = torch.zeros_like(room).scatter_(1, order, filled.nan_to_num_(nan=0.0))
+    short = (total[:, -1] < need[:, 0]).nonzero().squeeze(1)
+    if count < size.shape[1] and len(short):
+        step[short] = _fill_until(size[short], room[short], need[short], 8 * count)
+    return step
 
 
 def project_radius(
