@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from robust.core.attack import Attack
 from robust.core.goal import Goal
 from robust.core.losses import margin as margin_loss
-from robust.core.nearest import dual_norm, project_radius
+from robust.core.nearest import dual_norm, length, project_radius
 from robust.core.threat import NORMS, Threat
 from robust.core.victim import Victim
 
@@ -46,15 +46,16 @@ class FMN(Attack):
         closest, norm, low, high = Closest(x, threat), threat.norm, threat.low, threat.high
         longest = (self.step_size or _FIRST_STEP[norm]) * (high - low)
         rows = torch.arange(len(x), device=x.device)
-        part, aim, now, radius = victim, goal, x, torch.zeros_like(x.flatten(1)[:, 0])
+        part, aim, clean, now = victim, goal, x, x
+        radius = torch.zeros_like(x.flatten(1)[:, 0])
         most = threat.distance(x, torch.where(x - low > high - x, low, high)).to(x.dtype)
         for number in range(self.steps):
             logits, value, gradient = part.gradient(now, margin_loss, aim)
             reached = closest.offer(rows, now, logits, aim)
             if number == 0:
                 margin = value
-                rows, now, gradient, radius, value, reached = narrow(
-                    ~reached, rows, now, gradient, radius, value, reached
+                rows, clean, now, gradient, radius, most, value, reached = narrow(
+                    ~reached, rows, clean, now, gradient, radius, most, value, reached
                 )
                 part, aim = part[rows], aim[rows]
                 if not len(rows):
@@ -65,14 +66,14 @@ class FMN(Attack):
             if norm == "l0":  # by one coordinate at least
                 smaller = torch.minimum(radius - 1, smaller.floor()).clamp(min=1)
                 larger = torch.maximum(radius + 1, larger.floor())
-            else:
+            elif not bool(best.isfinite().all()):
                 ahead = value.abs() / dual_norm(norm, gradient.flatten(1)).clamp(min=1e-12)
-                first = threat.distance(x[rows], now).to(x.dtype) + ahead
+                first = length(norm, (now - clean).flatten(1)) + ahead
                 larger = torch.where(best.isfinite(), larger, torch.maximum(larger, first))
             radius = torch.where(reached, torch.minimum(smaller, best), larger)
-            radius = torch.minimum(radius, most[rows])
+            radius = torch.minimum(radius, most)
             size = cosine(number / self.steps, longest, longest / 100)
-            now = project_radius(norm, x[rows], now + size * unit(gradient), radius, low, high)
+            now = project_radius(norm, clean, now + size * unit(gradient), radius, low, high)
         closest.offer(rows, now, part.logits(now), aim)
         if norm != "l0":
             closest.tighten(victim, goal, margin)

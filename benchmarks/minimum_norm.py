@@ -169,7 +169,7 @@ def measure(
     distance = Threat(row.norm, 1.0).distance(x, found)  # type: ignore[arg-type]
     distance[~broken] = float("inf")
     return (
-        f"{len(x):5}{broken.float().mean():9.2f}{distance.quantile(0.5):12.5f}"
+        f"{len(x):5}{broken.float().mean():9.2f}{np.median(distance.numpy()):12.5f}"
         f"{forwards:10.1f}{backwards:10.1f}{seconds:9.2f}"
     ), seconds / len(x)
 

@@ -2,12 +2,10 @@
 radius of its own for each sample. Within the box, unless a function says otherwise.
 """
 
-import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-from .threat import l2_scale
 
 _PASSES, _CLOSE = 40, 1e-5  # of the sum, which float32 holds to about 1e-6
 _FIRST = 16  # the largest coordinates to look at first, eight times as many next
@@ -59,24 +57,34 @@ def step_to_plane(
 
 
 def _share(size: Tensor, room: Tensor, need: Tensor, unit: Tensor | None) -> Tensor:
-    """min(s·unit, room) with Σ size·min(s·unit, room) = need, per row (n, d); no unit means 1.
+    """min(s·unit, room) with Σ size·min(s·unit, room) = need, per row (n, d); no unit means 1."""
+    step, part = torch.empty_like(size), torch.empty_like(size)
 
-    The sum is concave in s: a chord drawn on to `need` ends at an s that is too small, and from
-    the s of no clipped coordinate chords arrive in a handful of rounds.
+    def gain(scale: Tensor) -> Tensor:
+        wish = scale if unit is None else torch.mul(unit, scale, out=step)
+        torch.minimum(room, wish, out=step)
+        return torch.mul(size, step, out=part).sum(1, keepdim=True)
+
+    weight = size if unit is None else torch.mul(size, unit, out=part)
+    _by_chords(gain, need, need / weight.sum(1, keepdim=True).clamp_(min=1e-30))
+    return step
+
+
+def _by_chords(gain: Callable[[Tensor], Tensor], need: Tensor, scale: Tensor) -> None:
+    """Call `gain` for scales (n, 1) that grow until it gives `need`, or all that there is.
+
+    gain is concave, 0 at 0, and gives too little for the first scale. So does a chord drawn on to
+    `need`: the scales come close from below, in a handful of rounds.
     """
-    weight = size if unit is None else size * unit
     before = gained_before = torch.zeros_like(need)
-    scale = need / weight.sum(1, keepdim=True).clamp_(min=1e-30)
     for _ in range(_PASSES):
-        step = torch.minimum(room, scale if unit is None else scale * unit)
-        gained = (size * step).sum(1, keepdim=True)
+        gained = gain(scale)
         missing, rise = need - gained, (gained - gained_before) / (scale - before)
         short = (missing > _CLOSE * need) & (rise > 0)
         if not bool(short.any()):
             break
         before, gained_before = scale, gained
         scale = torch.where(short, scale + missing / rise, scale).clamp_(max=1e30)
-    return step
 
 
 def _fill_until(size: Tensor, room: Tensor, need: Tensor, count: int = _FIRST) -> Tensor:
@@ -117,16 +125,46 @@ def project_radius(
         chosen = torch.arange(most, device=x.device) < limit
         changed = torch.zeros_like(worth, dtype=torch.bool).scatter_(1, first, chosen)
         return torch.where(changed.view_as(x), clipped, x)
-    size, held = (z - x).abs().flatten(1), (clipped - x).abs().flatten(1)
-    room = torch.where(z > x, high - x, x - low).flatten(1)
-    if norm == "l2":
-        outside = torch.linalg.vector_norm(held, dim=1, keepdim=True) > limit
-        inner = torch.minimum(size * l2_scale(size, room, limit), room)
-    else:
-        outside = held.sum(1, keepdim=True) > limit
-        inner = torch.minimum((size - _shift(size, room, limit)).clamp(min=0), room)
-    step = torch.where(outside, inner, held).view_as(x)
-    return torch.clamp(x + (z - x).sign() * step, low, high)
+    delta, middle, half = (z - x).flatten(1), (high + low) / 2, (high - low) / 2
+    way, size = delta.sign(), delta.abs()
+    held = (clipped - x).flatten(1)
+    limit = torch.minimum(limit, length(norm, held).unsqueeze(1))  # what is inside stays
+    room = (middle - x.flatten(1)).mul_(way).add_(half)
+    inner = _shorten(size, room, limit) if norm == "l2" else _soften(size, room, limit)
+    return torch.addcmul(x, way.view_as(x), inner.view_as(x)).clamp_(low, high)
+
+
+def _shorten(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
+    """min(s·size, room) of Euclidean length `limit`, per row (n, d): in squares, it is concave."""
+    step = torch.empty_like(size)
+
+    def gain(square: Tensor) -> Tensor:
+        torch.mul(size, square.sqrt(), out=step)
+        torch.minimum(step, room, out=step)
+        return length("l2", step).square().unsqueeze(1)
+
+    need = limit.square()
+    _by_chords(gain, need, need / length("l2", size).square().clamp_(min=1e-30).unsqueeze(1))
+    return step
+
+
+def _soften(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
+    """clip(size − λ, 0, room) with the sum `limit`, per row (n, d)."""
+    shift = _shift_of_largest(size, room, limit, 4 * _FIRST)
+    return torch.minimum((size - shift).clamp_(min=0), room)
+
+
+def _shift_of_largest(size: Tensor, room: Tensor, limit: Tensor, count: int) -> Tensor:
+    """The λ of `_soften` (n, 1), from the `count` largest coordinates of each row; the rows in
+    which others are above λ too are looked at again.
+    """
+    count = min(count, size.shape[1])
+    largest, order = size.topk(count, dim=1)
+    shift = _shift(largest, room.gather(1, order), limit)
+    short = (shift < largest[:, -1:]).squeeze(1).nonzero().squeeze(1)
+    if count < size.shape[1] and len(short):
+        shift[short] = _shift_of_largest(size[short], room[short], limit[short], 8 * count)
+    return shift
 
 
 def shrink(norm: str, delta: Tensor, amount: Tensor) -> Tensor:
@@ -142,27 +180,28 @@ def shrink(norm: str, delta: Tensor, amount: Tensor) -> Tensor:
     elif norm == "l1":
         size = (size - amount).clamp(min=0)
     else:
-        room = torch.full_like(size, math.inf)
-        cut = _shift(size, room, torch.minimum(amount, size.sum(1, keepdim=True)))
+        cut = _shift(size, None, torch.minimum(amount, size.sum(1, keepdim=True)))
         size = torch.minimum(size, cut)
     return delta.sign() * size.view_as(delta)
 
 
-def _shift(size: Tensor, room: Tensor, limit: Tensor) -> Tensor:
-    """λ with Σ clip(size − λ, 0, room) = limit, per row (n, d) → (n, 1); below 0 with too little.
+def _shift(size: Tensor, room: Tensor | None, limit: Tensor) -> Tensor:
+    """λ with Σ clip(size − λ, 0, room) = limit, per row (n, d) → (n, 1); 0 with too little.
 
     Newton's method on a sum that is piecewise linear in λ, held between a λ that is too small and
-    one that is too large: a dozen passes over the data, a tenth of the time of sorting them.
+    one that is too large.
     """
     low, high = torch.zeros_like(limit), size.amax(1, keepdim=True)
     shift = low
     for _ in range(_PASSES):
-        left = size - shift
-        excess = torch.minimum(left, room).clamp_(min=0).sum(1, keepdim=True) - limit
+        kept = (size - shift).clamp_(min=0)
+        if room is not None:
+            kept = torch.minimum(kept, room, out=kept)
+        excess = kept.sum(1, keepdim=True) - limit
         if bool((excess.abs() <= _CLOSE * limit).all()):
             break
         low, high = torch.where(excess > 0, shift, low), torch.where(excess > 0, high, shift)
-        free = ((left > 0) & (left < room)).sum(1, keepdim=True)
-        shift = shift + excess / free
+        free = kept if room is None else (room - kept).mul_(kept)
+        shift = shift + excess / free.sign().sum(1, keepdim=True)
         shift = torch.where((shift > low) & (shift < high), shift, (low + high) / 2)
     return shift
