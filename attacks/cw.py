@@ -12,7 +12,7 @@ from robust.core.losses import margin as margin_loss
 from robust.core.threat import Threat
 from robust.core.victim import Victim
 
-from ._minimal import Closest, narrow, wide
+from ._minimal import Closest, cosine, narrow, wide
 
 _STALL, _CHECKS = 0.9999, 10  # a loss that has not fallen below this share in a tenth of the steps
 _BETA1, _BETA2, _TINY = 0.9, 0.999, 1e-8  # Adam
@@ -31,7 +31,7 @@ class CW(Attack):
     steps           most steps for each constant, one forward and one backward each
     searches        how many constants
     constant        the first of them, for a box of length 1
-    step_size       Adam's, in units of the box
+    step_size       Adam's at first, in units of the box; falls to a tenth of it along a cosine
     confidence      the margin that the penalty asks for
     """
 
@@ -41,7 +41,7 @@ class CW(Attack):
     steps: int = 1000
     searches: int = 9
     constant: float = 1e-3
-    step_size: float = 0.005
+    step_size: float = 0.01
     confidence: float = 0.0
 
     def search(
@@ -84,7 +84,8 @@ class CW(Attack):
             first = torch.lerp(gradient, first, _BETA1)
             second = torch.lerp(gradient.square(), second, _BETA2)
             scale = (second / (1 - _BETA2 ** (number + 1))).sqrt_().add_(_TINY)
-            size = span * self.step_size / (1 - _BETA1 ** (number + 1))
+            size = span * cosine(number / self.steps, self.step_size, self.step_size / 10)
+            size /= 1 - _BETA1 ** (number + 1)
             now = (now - size * first / scale).clamp_(threat.low, threat.high)
             if number % max(1, self.steps // _CHECKS) == 0:
                 left = loss < _STALL * before

@@ -191,11 +191,13 @@ def main() -> None:
         model, x, y = load(options.bench, name, options.n)
         for key in options.attacks.split(","):
             row = ROWS[key]
+            n, few = len(x), min(len(x), row.art_n)
+            runs = [(ours, n), (foolbox, n), *([(ours, few)] if few < n and row.art else []),
+                    (art, few)]  # fmt: skip
             base = 0.0
-            for run in (ours, foolbox, art):
+            for run, n in runs:
                 if run is not ours and getattr(row, run.__name__) is None:
                     continue
-                n = min(len(x), row.art_n) if run is art else len(x)
                 try:
                     line, seconds = measure(run, row, model, x[:n], y[:n])
                 except ImportError as error:
@@ -203,7 +205,7 @@ def main() -> None:
                         print(f"{run.__name__} is left out: {error}")
                     missing.add(run.__name__)
                     continue
-                base = base or seconds
+                base = seconds if run is ours else base
                 print(f"{name:17}{key:15}{run.__name__:9}{line}{seconds / base:9.2f}", flush=True)
 
 
