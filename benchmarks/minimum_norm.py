@@ -73,6 +73,7 @@ ROWS = {
     "fab-t-l1": Row("fab-t", "l1"),
     "pdpgd-linf": Row("pdpgd", "linf"),
     "pdpgd-l2": Row("pdpgd", "l2"),
+    # No peer has these two: beside them stand EAD and FMN, which look for the same.
     "pdpgd-l1": Row(
         "pdpgd",
         "l1",

@@ -122,6 +122,24 @@ def test_the_last_search_finds_the_boundary_between_x_and_a_success():
     assert (victim.ledger.forwards == 5).all()
 
 
+def test_the_last_look_goes_without_the_coordinates_that_matter_least():
+    net, n = linear(30), 8
+    x = samples(net, n, (30,))
+    y = net(x).argmax(1)
+    w = net[1].weight[1 - y] - net[1].weight[y]
+    far = (w > 0).float()  # every coordinate changed, where a few are enough
+    threat, goal, victim = Threat("l0", 0.0), Goal(y), Victim(net, n)
+    closest = Closest(x, threat)
+    assert closest.offer(torch.arange(n), far, victim.logits(far), goal).all()
+    before = closest.distance.clone()
+    closest.thin(victim, goal)
+    best = [shortest("l0", w[i], x[i], -float(w[i] @ x[i])) for i in range(n)]
+    assert (closest.distance < before).all()
+    assert (closest.distance <= torch.tensor(best) + 2).all()  # four halvings of thirty
+    assert torch.equal(net(closest.x_adv).argmax(1), 1 - y)
+    assert (victim.ledger.backwards == 1).all()
+
+
 def test_a_success_within_rounding_of_the_boundary_does_not_count():
     closest = Closest(torch.zeros(3, 2), Threat("l2", 0.0))
     z = torch.full((3, 2), 0.1)

@@ -61,9 +61,18 @@ def test_without_a_box_the_length_is_gain_over_dual_norm(norm):
     assert torch.allclose(length, gain.abs() / dual_norm(norm, slope.flatten(1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", CONVEX)
+def test_the_dual_norm_is_the_most_that_a_unit_step_gains(norm):
+    _, slope = draw()
+    ball = Threat(norm, 1.0, -10, 10).around(torch.zeros_like(slope))
+    gained = (slope * ball.extreme(slope)).flatten(1).sum(1)
+    assert torch.allclose(dual_norm(norm, slope.flatten(1)), gained, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (2, 150)])  # a few and many of the largest coordinates
 @pytest.mark.parametrize("norm", NORMS)
-def test_projection_is_that_of_the_ball_of_each_radius(norm):
-    x, direction = draw()
+def test_projection_is_that_of_the_ball_of_each_radius(norm, shape):
+    x, direction = draw(shape=shape)
     z = x + direction
     whole = Threat(norm, 1.0).distance(x, z.clamp(LOW, HIGH)).float()
     shares = torch.tensor([0.02, 0.2, 0.5, 0.9, 1.0, 2.0])
