@@ -123,18 +123,26 @@ class Result:
 def search(
     victim: Victim, goal: Goal, ball: Ball, rng: Generator, *, steps: int, loss: Loss, rho: float
 ) -> Result:
-    """One run from a random start. For L1 in balls of 3 eps, 2 eps and eps (2103.01208)."""
+    """One run from a random start, for L1 in the widest ball."""
+    widest = wider(ball, 3) if ball.threat.norm == "l1" else ball
+    return climb(victim, random_start(widest, rng), goal, ball, steps=steps, loss=loss, rho=rho)
+
+
+def climb(
+    victim: Victim, start: Tensor, goal: Goal, ball: Ball, *, steps: int, loss: Loss, rho: float
+) -> Result:
+    """One run from `start`. For L1 in balls of 3 eps, 2 eps and eps (2103.01208)."""
     if ball.threat.norm != "l1":
-        return ascend(victim, random_start(ball, rng), goal, ball, steps, loss, rho)
+        return ascend(victim, start, goal, ball, steps, loss, rho)
     # What the larger balls reach is no success yet: they only find a start for the next.
-    climbing = dataclasses.replace(goal, persist=True)
-    balls = [
-        dataclasses.replace(ball.threat, eps=k * ball.threat.eps).around(ball.x) for k in (3, 2)
-    ]
-    start, part = random_start(balls[0], rng), int(0.3 * steps)
-    for wide in balls if part else ():
+    climbing, part = dataclasses.replace(goal, persist=True), int(0.3 * steps)
+    for wide in (wider(ball, 3), wider(ball, 2)) if part else ():
         start = ascend(victim, wide.project(start), climbing, wide, part, loss, rho).x_adv
     return ascend(victim, ball.project(start), goal, ball, steps - 2 * part, loss, rho)
+
+
+def wider(ball: Ball, times: int) -> Ball:
+    return dataclasses.replace(ball.threat, eps=times * ball.threat.eps).around(ball.x)
 
 
 def ascend(

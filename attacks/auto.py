@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Generator, Tensor
@@ -14,10 +15,12 @@ from robust.core.victim import Victim
 from ._survivors import Survivors
 
 _CLASSES = 4  # likely classes to aim at
-_PROBED, _PROBES = 16, 100  # samples, and queries for each, of the search that notices masking
-_ROUNDS = 12
-_SHARE, _IDLE = 0.4, 3
-_SEARCH = [0.15 / 2**k for k in (0, 1, 2, 3, 4, 5, 6, 6, 6, 6) for _ in range(10)]
+_PROBED, _FLAT = 16, 0.1  # samples of the probe by random search; a share of flat gradients
+_SQUARES, _MOST_SQUARES = 100, 1600  # queries of random search for each sample and round
+_ROUNDS, _PATIENCE = 40, 4  # at most; those that the expected gain is read off
+# A round must promise such a part of half the interval, and such a part of a sample.
+_OF_INTERVAL, _OF_SAMPLE = 0.015, 0.13
+_CHEAP = 0.5  # of all passes before the rounds: so much they may spend whatever they promise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +29,18 @@ class Auto(Attack):
 
     Margin loss, one forward and one backward a step, steps falling like a cosine from 2 eps, and no
     step on a solved sample: 10 steps from x, 20 from an output-diversified start (2003.06878), 20
-    towards each of the 4 likeliest classes. Then a probe: 10 steps with smoothed ReLU gradients
+    towards each of the 4 likeliest classes. Then a probe: 10 steps with smoothed gradients
     (`core.smooth`), and 100 queries of random search (1912.00049) around the best points of the
     samples nearest to their goal. What these break the plain gradient could not find, so they tell
-    that gradients are masked, and auto escalates on the two fifths nearest to their goal: rounds of
-    smoothed descent from diversified starts, towards classes and from the best point, and random
-    search seeded with that point, until three rounds in a row break nothing. Without masking,
-    diversified restarts on the nearer half go on while they break something.
+    that gradients are masked, as gradients of zero do, and auto escalates: rounds of smoothed
+    descent from diversified starts and corners, towards classes and from the best point, and random
+    search seeded with that point, as much of each as it has paid. Without masking, diversified
+    restarts go on. For L2 and L1 there is a walk along the boundary (FAB, 1907.02044) besides, and
+    for L1 every descent is APGD's (2103.01208).
+
+    After the first stages an attempt takes the samples nearest to their goal alone, three times
+    as deep as the last that broke, and at least a third. Rounds end when the next is expected to
+    break less than 1.5% of half the 95% interval of these samples' accuracy, unless that is cheap.
 
     The stages of each sample are recorded, and the report shows what each of them broke.
     """
@@ -42,82 +50,143 @@ class Auto(Attack):
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
-        pool = Survivors(victim, x, goal, threat.around(x))
-        pool.look()
-        for stage in (self._descend, self._diversify, self._aim):
-            stage(pool, rng)
-        if self._probe(pool, rng):
-            self._escalate(pool, rng)
-        else:
-            self._restart(pool, rng)
+        pool = Survivors(victim, x, goal, threat.around(x), rng)
+        pool.stage(
+            "descent from the sample",
+            lambda rows: pool.climb(rows, pool.near(rows), 10),
+            everyone=True,
+        )
+        pool.stage(
+            "diversified start", lambda rows: pool.climb_diversified(rows, 20), everyone=True
+        )
+        for rank in range(0 if goal.targeted else _CLASSES):
+            pool.stage(f"towards likely class {rank + 1}", partial(_aim, pool, rank))
+        masked = self._probe(pool)
+        self._go_on(pool, _Escalation(pool) if masked else _Restarts(pool))
         return pool.best
 
-    def _descend(self, pool: Survivors, rng: Generator) -> None:
-        rows = _enter(pool, "descent from the sample")
-        pool.climb(rows, pool.x[rows], 10)
+    def _probe(self, pool: Survivors) -> bool:
+        """Whether gradients are masked: something breaks what they had left, or they are zero."""
 
-    def _diversify(self, pool: Survivors, rng: Generator) -> None:
-        rows = _enter(pool, "diversified start")
-        _from_diversified(pool, rows, rng)
+        def attempt(rows: Tensor) -> None:
+            pool.climb(rows, pool.near(rows), 10, smooth=True)
+            pool.squares(pool.nearest(pool.left(rows), _PROBED), _areas(_SQUARES))
 
-    def _aim(self, pool: Survivors, rng: Generator) -> None:
-        if pool.goal.targeted:
-            return
-        for rank in range(min(_CLASSES, pool.likely.shape[1])):
-            rows = _enter(pool, f"towards likely class {rank + 1}")
-            pool.climb(rows, pool.x[rows], 20, towards=pool.likely[rows, rank])
+        broken = pool.stage("probe for masked gradients", attempt, everyone=True)
+        flat = pool.rows[pool.flat[pool.rows]]
+        masked = broken > 0 or len(flat) > _FLAT * len(pool.x)
+        if masked:
+            pool.victim[flat].remark("had a gradient of zero where a search began")
+            pool.victim[pool.rows].remark(
+                "withstood true gradients, which seem to be masked (smoothed gradients or random "
+                "search broke samples that they had left, or they are zero), and were attacked by "
+                "those instead"
+            )
+        return masked
 
-    def _probe(self, pool: Survivors, rng: Generator) -> bool:
-        """Whether something other than the true gradient breaks what the gradient left."""
-        rows = _enter(pool, "probe for masked gradients")
-        left = len(rows)
-        pool.climb(rows, pool.x[rows], 10, smooth=True)
-        pool.squares(pool.nearest(pool.rows, _PROBED), rng, _SEARCH[:_PROBES])
-        return len(pool.rows) < left
-
-    def _escalate(self, pool: Survivors, rng: Generator) -> None:
-        idle = 0
+    def _go_on(self, pool: Survivors, rounds: "_Restarts | _Escalation") -> None:
+        """Rounds, until the next one promises too little."""
+        begun = int((~pool.solved).sum()), len(pool.x)
+        free = (1 + _CHEAP) * _passes(pool)
+        broken: list[int] = []
         for number in range(_ROUNDS):
-            before = len(pool.rows)
-            if idle == _IDLE or not before:
+            if not len(pool.rows):
                 return
-            rows = pool.nearest(pool.rows, max(_PROBED, math.ceil(before * _SHARE)))
-            pool.victim[rows].mark(f"escalation round {number + 1}")
-            _from_diversified(pool, rows, rng, smooth=True)
-            rows = pool.left(rows)
-            if not pool.goal.targeted:
-                rank = number % min(_CLASSES, pool.likely.shape[1])
-                pool.climb(rows, pool.x[rows], 20, towards=pool.likely[rows, rank], smooth=True)
-            pool.squares(pool.left(rows), rng, _SEARCH)
-            rows = pool.left(rows)
-            pool.climb(rows, pool.best[rows], 20, size=0.5, smooth=number % 2 == 0)
-            idle = 0 if len(pool.rows) < before else idle + 1
-
-    def _restart(self, pool: Survivors, rng: Generator) -> None:
-        """Restarts on the half that came nearest, while the last one broke something."""
-        for number in range(_ROUNDS):
-            rows = pool.nearest(pool.rows, (len(pool.rows) + 1) // 2)
-            before = len(pool.rows)
-            if not before:
+            broken.append(pool.stage(rounds.name, partial(rounds.run, number)))
+            last = broken[-_PATIENCE:]
+            # Half a sample more than was seen: idle rounds do not prove the next to be one.
+            expected = (sum(last) + 0.5) / len(last)
+            worth = max(_OF_INTERVAL * _half_width(*begun), _OF_SAMPLE)
+            if expected < worth and _passes(pool) > free:
+                pool.victim[pool.rows].remark(
+                    "were left when another round promised too little to be seen in the 95% "
+                    "interval"
+                )
                 return
-            pool.victim[rows].mark(f"restart {number + 1}")
-            _from_diversified(pool, rows, rng)
-            if len(pool.rows) == before:
-                return
+        pool.victim[pool.rows].remark(f"were left after {_ROUNDS} rounds, the most there are")
 
 
-def _enter(pool: Survivors, stage: str) -> Tensor:
-    rows = pool.rows
-    if len(rows):
-        pool.victim[rows].mark(stage)
-    return rows
+class _Restarts:
+    """Without masking: diversified starts, then the margin with any class or with a likely one."""
+
+    name = "restarts"
+
+    def __init__(self, pool: Survivors) -> None:
+        self.pool = pool
+
+    def run(self, number: int, rows: Tensor) -> None:
+        pool, rank = self.pool, number // 2 % _CLASSES
+        _walk(pool, rows, number % _CLASSES)
+        rows = pool.left(rows)
+        if number % 2 == 0:
+            pool.climb_diversified(rows, 20)
+        elif pool.norm == "l1":
+            pool.climb(rows, pool.near(rows), 40, towards=pool.likely(rows, rank))
+        else:
+            pool.climb_diversified(rows, 40, rank=rank)
 
 
-def _from_diversified(
-    pool: Survivors, rows: Tensor, rng: Generator, *, smooth: bool = False
-) -> None:
-    if not len(rows):
-        return
-    start = pool.diversified(rows, rng, smooth=smooth)
-    left = ~pool.solved[rows]
-    pool.climb(rows[left], start[left], 20, smooth=smooth)
+class _Escalation:
+    """Gradients are masked: smoothed ones and random search, as much of each as it has paid."""
+
+    name = "escalation"
+
+    def __init__(self, pool: Survivors) -> None:
+        self.pool = pool
+        self.idle = 0  # rounds in which smoothed descent broke nothing
+        self.squares = _SQUARES
+
+    def run(self, number: int, rows: Tensor) -> None:
+        pool = self.pool
+        if number == 0:
+            pool.stripes(rows[pool.flat[rows]])
+        before = len(pool.rows)
+        if self.idle < _PATIENCE or number % _PATIENCE == 0:
+            self._descend(number, pool.left(rows))
+        self.idle = 0 if len(pool.rows) < before else self.idle + 1
+        if number % 2 == 0:
+            _walk(pool, pool.left(rows), number // 2 % _CLASSES)
+        before = len(pool.rows)
+        pool.squares(pool.left(rows), _areas(self.squares))
+        if len(pool.rows) < before and self.idle:
+            self.squares = min(2 * self.squares, _MOST_SQUARES)
+        else:
+            self.squares = max(self.squares // 2, _SQUARES)
+        rows = pool.left(rows)
+        pool.climb(rows, pool.best[rows], 20, size=0.5, smooth=number % 2 == 0)
+
+    def _descend(self, number: int, rows: Tensor) -> None:
+        if number % 2:
+            self.pool.climb(rows, self.pool.corner(rows), 20, smooth=True)
+        else:
+            self.pool.climb_diversified(rows, 20, smooth=True)
+        _aim(self.pool, number % _CLASSES, self.pool.left(rows), smooth=True)
+
+
+def _aim(pool: Survivors, rank: int, rows: Tensor, *, smooth: bool = False) -> None:
+    """Descend towards the likely class of that rank; a targeted goal leaves no choice."""
+    if not pool.goal.targeted:
+        towards = pool.likely(rows, rank)
+        pool.climb(rows, pool.near(rows), 20, towards=towards, smooth=smooth)
+
+
+def _walk(pool: Survivors, rows: Tensor, rank: int) -> None:
+    """FAB, where the ball has no corners that steps of signs would find."""
+    if pool.norm != "linf":
+        pool.walk(rows, 40, towards=pool.likely(rows, rank))
+
+
+def _areas(queries: int) -> list[float]:
+    """The shares of a sample that windows cover, falling from 0.15 to 0.0023 of it."""
+    return [0.15 / 2 ** min(10 * k // queries, 6) for k in range(queries)]
+
+
+def _passes(pool: Survivors) -> int:
+    """Forwards and backwards so far."""
+    return int(pool.victim.ledger.forwards.sum() + pool.victim.ledger.backwards.sum())
+
+
+def _half_width(left: int, n: int) -> float:
+    """Half the 95 % interval of `left` robust samples of n, in samples."""
+    p = (left + 0.5) / (n + 1)
+    return 1.96 * math.sqrt(n * p * (1 - p))

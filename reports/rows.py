@@ -31,6 +31,14 @@ class Example:
 
 
 @dataclass
+class Stage:
+    """A stage of an attack: how many samples came into it, and how many it broke."""
+
+    given: int = 0
+    broken: int = 0
+
+
+@dataclass
 class Tally:
     """Sums over the shards for one attack.
 
@@ -50,6 +58,8 @@ class Tally:
     queries: int = 0
     seconds: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    remarks: Counter[str] = field(default_factory=Counter)
     queries_of_successes: list[Ints] = field(default_factory=list)
 
     def add(self, rows: AttackRows) -> None:
@@ -63,6 +73,21 @@ class Tally:
         self.seconds += float(rows.seconds)
         self.refused.update(REFUSALS[code] for code in rows.refused[rows.refused > 0].tolist())
         self.queries_of_successes.append(rows.queries[rows.success].copy())
+        self._add_stages(rows)
+        for text, said in zip(rows.remarks.splitlines(), rows.remarked.T, strict=True):
+            self.remarks[text] += int(said.sum())
+
+    def _add_stages(self, rows: AttackRows) -> None:
+        """A sample is broken by the last stage that it came into."""
+        names = rows.stages.splitlines()
+        if not names:
+            return
+        last = len(names) - 1 - rows.entered[:, ::-1].argmax(1)
+        by = np.bincount(last[rows.success & rows.entered.any(1)], minlength=len(names))
+        for name, given, broken in zip(names, rows.entered.sum(0), by, strict=True):
+            stage = self.stages.setdefault(name, Stage())
+            stage.given += int(given)
+            stage.broken += int(broken)
 
     @property
     def queries_mean(self) -> float | None:

@@ -176,7 +176,9 @@ class Report:
         robust_accuracy is what this attack and those before it left; with `every`, what this
         attack alone left. success_rate is over the samples it was given, queries_mean and
         queries_median over its successes; each is None where there are none. `crafting` is what an
-        attack spent once for all samples: contained in its sums, in no figure per sample.
+        attack spent once for all samples: contained in its sums, in no figure per sample. `stages`
+        are the attack's own, with the samples that came into each and those that it broke;
+        `remarks` what it says of so many samples.
         """
         rows = []
         crafted = {fit["number"]: fit for fit in self.run.get("fits") or []}
@@ -207,6 +209,8 @@ class Report:
                     "seconds": t.seconds + once["seconds"],
                     "crafting": crafted.get(number),
                     "refused": dict(sorted(t.refused.items())),
+                    "stages": [{"name": name, **vars(stage)} for name, stage in t.stages.items()],
+                    "remarks": [{"text": text, "samples": k} for text, k in t.remarks.items()],
                 }
             )
         return rows
@@ -290,6 +294,10 @@ class Report:
                     f"{once['forwards']:,} forwards and {once['backwards']:,} backwards, which "
                     "figures per sample leave out."
                 )
+            notes += [
+                f"{attack['label']}: {text.plural(said['samples'], 'sample')} {said['text']}."
+                for said in attack["remarks"]
+            ]
             if attack["refused"]:
                 reasons = ", ".join(f"{k:,} {why}" for why, k in attack["refused"].items())
                 notes.append(

@@ -317,9 +317,9 @@ class Evaluation:
             x_adv=_array(safe[success].float()),
             seconds=0.0,
             stages="\n".join(victim.marks),
-            entered=_array(torch.stack([*victim.marks.values()], 1))
-            if victim.marks
-            else np.zeros((n, 0), dtype=np.bool_),
+            entered=_columns(victim.marks, n),
+            remarks="\n".join(victim.remarks),
+            remarked=_columns(victim.remarks, n),
         )
 
     def _curve(
@@ -352,6 +352,13 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
+
+
+def _columns(marks: dict[str, Tensor], n: int) -> np.ndarray:
+    """The marks of n samples, side by side: bool (n, number of marks)."""
+    if not marks:
+        return np.zeros((n, 0), dtype=np.bool_)
+    return _array(torch.stack([*marks.values()], 1))
 
 
 def _gains(attack: Attack) -> bool:

@@ -262,7 +262,7 @@ def _read_fit(path: Path) -> Fit:
 
 
 # What shards of an earlier version lack, and so takes its default.
-_SINCE = {"stages", "entered"}
+_SINCE = {"stages", "entered", "remarks", "remarked"}
 
 
 def _get(group: Any, cls: type) -> dict[str, Any]:

@@ -39,6 +39,10 @@ def rows(k=2, n_success=1, seed=0):
         refused=np.zeros(k, dtype=np.int64),
         x_adv=rng.random((n_success, 1, 3, 3)).astype(np.float32),
         seconds=1.25,
+        stages="first\nsecond",
+        entered=rng.random((k, 2)) < 0.5,
+        remarks="were left",
+        remarked=rng.random((k, 1)) < 0.5,
     )
 
 

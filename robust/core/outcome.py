@@ -93,6 +93,8 @@ class AttackRows:
     seconds         wall time of the search on this shard (the one figure that is not reproducible)
     stages          the search's own stages, if it names any: one name a line, in order
     entered         bool (k, number of stages): which of them the sample came into
+    remarks         what the search said of samples, if anything: one text a line
+    remarked        bool (k, number of remarks): whether that is said of the sample
     """
 
     label: str
@@ -111,6 +113,8 @@ class AttackRows:
     seconds: float
     stages: str = ""
     entered: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
+    remarks: str = ""
+    remarked: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Gradients that see through dead units: ReLU as it is forward, a smooth step backward."""
+"""Gradients that see through dead units and steps: forward as it is, smooth backward."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,10 +10,16 @@ from torch.overrides import TorchFunctionMode
 
 _RELU = {torch.relu, Tensor.relu, functional.relu, torch.ops.aten.relu.default}
 _RELU_IN_PLACE = {torch.relu_, Tensor.relu_, torch.ops.aten.relu_.default}
+_STEPS = {
+    getattr(where, name)
+    for name in ("round", "floor", "ceil", "trunc", "fix")
+    for where in (torch, Tensor)
+} | {getattr(torch.ops.aten, name).default for name in ("round", "floor", "ceil", "trunc")}
 
 
 class smoothed(TorchFunctionMode):
-    """While active, ∂relu(u)/∂u is σ(u / (width·s)) instead of a step; s is the spread of u.
+    """While active, ∂relu(u)/∂u is σ(u / (width·s)) instead of a step, s the spread of u, and
+    rounding to whole numbers, up, down or to the nearest, has the derivative 1.
 
     Where training has shut the units that an attacker would use, the true gradient is zero or
     points the wrong way; its smooth stand-in shows what lies beyond the kink. The forward is
@@ -40,6 +46,9 @@ class smoothed(TorchFunctionMode):
             in_place = func in _RELU_IN_PLACE or bool(given.get("inplace", args[1:] == (True,)))
             if u.requires_grad:
                 return _SmoothReLU.apply(u, self.width, in_place)  # type: ignore[no-untyped-call]
+        elif func in _STEPS and (args[0] if args else given["input"]).requires_grad:
+            u = args[0] if args else given["input"]
+            return u + (func(*args, **given) - u).detach()
         return func(*args, **given)
 
 

@@ -84,6 +84,7 @@ class Victim:
         self._networks, self._asked = max(1, surrogates), int(not surrogates)
         self.ledger = Ledger(n, device)
         self.marks: dict[str, Tensor] = {}
+        self.remarks: dict[str, Tensor] = {}
         self._rows = torch.arange(n, device=device)
         self._watch: tuple[Watch, Goal, Tensor] | None = None
         self._original = original
@@ -105,10 +106,21 @@ class Victim:
         `marks` has one bool (n,) per stage, in the order of their first use; it is stored with the
         outcomes, and the last stage that a broken sample entered is the one that broke it.
         """
-        entered = self.marks.get(stage)
-        if entered is None:
-            entered = self.marks[stage] = torch.zeros_like(self.ledger.forwards, dtype=torch.bool)
-        entered[self._rows] = True
+        self._record(self.marks, stage)
+
+    def remark(self, text: str) -> None:
+        """Record something that is true of these samples, for the report: "10 samples" + text.
+
+        `remarks` has one bool (n,) per text, stored with the outcomes like `marks`.
+        """
+        self._record(self.remarks, text)
+
+    def _record(self, columns: dict[str, Tensor], name: str) -> None:
+        if not len(self):
+            return
+        if name not in columns:
+            columns[name] = torch.zeros_like(self.ledger.forwards, dtype=torch.bool)
+        columns[name][self._rows] = True
 
     def watched(self, goal: Goal) -> tuple["Victim", Watch]:
         """The same victim, and a record of the margins that its answers show from now on."""

@@ -68,3 +68,26 @@ def test_equal_inputs_give_a_finite_gradient():
     with smoothed(0.2):
         (slope,) = torch.autograd.grad(torch.relu(u).sum(), u)
     assert torch.equal(slope, torch.full((5,), 0.5))
+
+
+STEPS = {
+    "round": torch.round,
+    "method": lambda u: u.round(),
+    "decimals": lambda u: torch.round(u, decimals=1),
+    "floor": torch.floor,
+    "ceil": lambda u: u.ceil(),
+    "trunc": torch.trunc,
+    "aten": torch.ops.aten.floor.default,
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_rounding_is_itself_forward_and_straight_backward(name):
+    u = values().requires_grad_()
+    with smoothed(0.3):
+        z = STEPS[name](u)
+    assert torch.allclose(z, STEPS[name](u.detach()), atol=1e-12)
+    (slope,) = torch.autograd.grad(z.sum(), u)
+    assert torch.equal(slope, torch.ones_like(u))
+    (plain,) = torch.autograd.grad(STEPS[name](u).sum(), u)
+    assert not plain.any()

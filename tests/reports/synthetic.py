@@ -145,3 +145,14 @@ def ten() -> Shard:
         ],
         broken_at=[0, 0, 0.05, 0.1, 0.1, 0.1, np.inf, np.inf, np.inf, 0.2],
     )
+
+
+def staged() -> Shard:
+    """Ten samples again; `first` went through two stages, and had something to say."""
+    given = ten()
+    asked = given.attacks[0]  # eight samples, of which it breaks those at places 0, 1 and 2
+    asked.stages = "descent\nrestarts"
+    asked.entered = np.array([[True, i not in (0, 5)] for i in range(8)])
+    asked.remarks = "were hopeless"
+    asked.remarked = np.array([[i > 5] for i in range(8)])
+    return given

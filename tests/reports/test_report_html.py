@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import rows, run, shard, ten
+from synthetic import rows, run, shard, staged, ten
 
 from robust.reports import html as pages
 from robust.reports.html import heat, render, render_training
@@ -111,6 +111,16 @@ def test_verdict_line_and_contents() -> None:
     assert wanted <= set(page.ids)
     anchors = {ref[1:] for ref in page.references if ref.startswith("#")}
     assert wanted <= anchors <= set(page.ids)
+
+
+def test_stages_and_remarks_are_told() -> None:
+    text = render(Report(run(n=10), [staged()]))
+    page = Page(text)
+    assert '<th scope="row">descent</th><td>8</td><td>1</td>' in text
+    assert '<th scope="row">restarts</th><td>6</td><td>2</td>' in text
+    assert "The stages of first" in page.words
+    assert "The stages of second" not in page.words
+    assert "first: 2 samples were hopeless." in page.words
 
 
 def pages_of_all_kinds() -> dict[str, str]:

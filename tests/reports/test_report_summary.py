@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from synthetic import rows, run, shard, ten
+from synthetic import rows, run, shard, staged, ten
 
 from robust.core.outcome import Shard
 from robust.reports.summary import Report, wilson
@@ -130,6 +130,25 @@ def test_refused_candidates_are_named() -> None:
     assert report.attacks[1]["refused"] == {}
     (note,) = [note for note in report.notes if "refused" in note]
     assert "1 not finite, 2 outside the ball" in note
+
+
+def test_a_sample_is_broken_by_the_last_stage_that_it_came_into() -> None:
+    more = staged()
+    more.attacks[0].stages = "descent\nprobe"  # another batch may take another way
+    report = Report(run(), [staged(), more, ten()])
+    assert report.attacks[0]["stages"] == [
+        {"name": "descent", "given": 16, "broken": 2},
+        {"name": "restarts", "given": 6, "broken": 2},
+        {"name": "probe", "given": 6, "broken": 2},
+    ]
+    assert report.attacks[1]["stages"] == []
+
+
+def test_what_an_attack_says_of_samples_is_a_note() -> None:
+    report = Report(run(), [staged(), staged(), ten()])
+    assert report.attacks[0]["remarks"] == [{"text": "were hopeless", "samples": 4}]
+    assert "first: 4 samples were hopeless." in report.notes
+    assert not any("hopeless" in note for note in Report(run(), [ten()]).notes)
 
 
 def test_json_round_trip_and_fields() -> None:
