@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
+from robust.core.threat import COUNTS
 
 from . import protocol, text
 from .rows import Columns, Example, Tally, consume
@@ -164,9 +165,10 @@ class Report:
         tested = {0.0}
         if self._tallies:
             tested |= {self.eps, *(self.eps * m for m in self.spec.get("curve") or [])}
-        if any(attack.get("minimal") for attack in self.spec["attacks"]):
+        if any(attack.get("measures") for attack in self.spec["attacks"]):
             # Distances were measured: the curve can be read at any eps.
-            tested |= {self.eps * k / 8 for k in range(1, 17)}
+            more = {self.eps * k / 8 for k in range(1, 17)}
+            tested |= {round(eps) for eps in more} if self.threat["norm"] in COUNTS else more
         return [(eps, rate(int(self._withstand(eps).sum()), self.n)) for eps in sorted(tested)]
 
     @cached_property

@@ -193,7 +193,7 @@ def plan(
                 "label": label(attack),
                 "params": attack.params,
                 "access": "transfer" if surrogates else str(attack.access),
-                "minimal": attack.minimal,
+                "measures": attack.measures,
             }
             for attack in attacks
         ],

@@ -211,7 +211,7 @@ class Evaluation:
             success = torch.from_numpy(result.success).to(self.device)
             broken[rows[success]] = True
             found.append(result)
-            if attack.minimal:
+            if attack.measures:
                 measured[rows] = True
                 broken_at[rows] = torch.minimum(broken_at[rows], _reached_at(result, goal[rows]))
         broken_at[broken] = broken_at[broken].clamp(max=self.threat.eps)

@@ -18,6 +18,7 @@ from robust.data import DataSpec, from_arrays, open_data
 from robust.evaluation import Evaluation, choose_targets
 from robust.models import in_memory
 from robust.preflight import auto_batch_size, frozen
+from robust.registry import parse_attack
 from robust.store import MemoryStore
 
 CPU = torch.device("cpu")
@@ -205,6 +206,35 @@ def test_targeted_success_is_arrival(rule, digits_net, digits):
     assert (rows.prediction[rows.success] == shard.targets[rows.rows[rows.success]]).all()
     assert rows.success.mean() > 0.5
     assert not shard.attackable[shard.targets == shard.labels].any()
+
+
+@pytest.mark.parametrize(("norm", "eps", "text"), [("linf", 0.1, "fmn"), ("l0", 4, "fmn")])
+def test_one_minimal_run_is_the_whole_curve(norm, eps, text, digits_net, digits):
+    x, y = digits[0][:60], digits[1][:60]
+    threat = Threat(norm, eps)
+    report = robust.evaluate(digits_net, x, y, threat=threat, attacks=text)
+    found, right = parse_attack(text), digits_net(x).argmax(1) == y
+    x_adv = found(digits_net, x, y, threat=threat)  # it draws no random numbers
+    broken = digits_net(x_adv).argmax(1) != y
+    distance = torch.where(broken, threat.distance(x, x_adv), torch.inf)
+    assert len(report.curve) == (9 if norm == "l0" else 17)
+    for at, accuracy in report.curve:
+        assert float(at).is_integer() or norm != "l0"
+        left = float((right & (distance > at * (1 + 1e-6))).float().mean())
+        assert accuracy == pytest.approx(left)
+    assert len({accuracy for _, accuracy in report.curve}) > 4
+
+
+def test_distances_that_end_inside_eps_draw_no_curve(digits_net, digits):
+    x, y = digits[0][:40], digits[1][:40]
+    curves = [
+        dict(robust.evaluate(digits_net, x, y, threat=robust.Linf(0.1), attacks=text).curve)
+        for text in ("fab-t,steps=20,until_eps=true", "fab-t,steps=20")
+    ]
+    assert len(curves[0]) == 7
+    assert len(curves[1]) == 17
+    # The short attack fills in what the distances do not tell: no loose bound at half of eps.
+    assert curves[0][0.05] <= curves[1][0.05] + 0.03
 
 
 def test_the_curve_falls_and_meets_the_attack(digits_net, digits):

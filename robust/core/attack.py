@@ -95,6 +95,13 @@ class Attack(ABC):
         """
 
     @property
+    def measures(self) -> bool:
+        """Whether it looks for the smallest perturbation to the end: from its distances accuracy
+        can be read at any eps. `until_eps` among its fields ends that inside the threat's eps.
+        """
+        return self.minimal and not getattr(self, "until_eps", False)
+
+    @property
     def params(self) -> dict[str, Any]:
         """The configuration, by field name."""
         return dataclasses.asdict(self)

@@ -39,6 +39,10 @@ class Combinator(Attack):
     def minimal(self) -> bool:  # type: ignore[override]
         return self.attack.minimal
 
+    @property
+    def measures(self) -> bool:
+        return self.attack.measures
+
     def check(
         self,
         threat: Threat,

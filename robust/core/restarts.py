@@ -47,7 +47,7 @@ class Restarts(Combinator):
     ) -> Tensor:
         result = x.clone()
         best = torch.full((len(x),), float("inf"), dtype=torch.float64, device=x.device)
-        enough = threat.eps if getattr(self.attack, "until_eps", False) else -1
+        enough = -1 if self.measures else threat.eps
         for _ in range(self.restarts):
             rows = (best > enough).nonzero().squeeze(1)
             if not len(rows):
