@@ -59,7 +59,8 @@ def evaluate(
     batch_size  samples attacked at once; None: as many as 512 MiB hold, at most 128
     search      "auto": attacks search on a copy of the model prepared for that (BatchNorm folded,
                 channels_last, bf16 where the hardware has it) if it is faster, and the model itself
-                answers whatever comes near the goal; "exact": on the model itself
+                answers whatever comes near the goal; "exact": on the model itself; "compiled": on a
+                copy that torch.compile has made, which takes minutes at first
     out         a folder for the run and its report; None: keep the outcomes in memory
     resume      go on with the run in `out`; the model must have parameters, whose hash tells it
 

@@ -180,10 +180,11 @@ def model_options(command: Any) -> Any:
 )
 @click.option(
     "--search",
-    type=click.Choice(["auto", "exact"]),
+    type=click.Choice(["auto", "exact", "compiled"]),
     default="auto",
     show_default=True,
-    help="auto: on a faster copy of the model, which is asked itself near success; exact: on it.",
+    help="auto: on a faster copy of the model, which is asked itself near success; exact: on the "
+    "model; compiled: on a copy made by torch.compile, which takes minutes at first.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")

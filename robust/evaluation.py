@@ -29,7 +29,7 @@ from .preflight import forward, frozen, refuse_bad_answers
 from .registry import label, parse_attack
 from .store import Store
 
-SEARCHES = ("auto", "exact")
+SEARCHES = ("auto", "exact", "compiled")
 CURVE = (0.25, 0.5, 0.75, 1.5, 2.0)
 CURVE_ATTACK = "apgd,steps=20,loss=margin"
 
@@ -174,7 +174,7 @@ class Evaluation:
         places = np.linspace(0, len(self.source) - 1, min(len(self.source), 16)).astype(np.int64)
         x = self.source.batch(self.source.ids[places]).x.to(self.device)
         with seeded(self.spec.seed, "search copy"):
-            return prepare(self.model, x)
+            return prepare(self.model, x, compiled=self.spec.search == "compiled")
 
     def _victim(self, n: int, attack: Attack, goal: Goal | None = None) -> Victim:
         """Who answers the search: the model, a copy of it, or surrogates."""

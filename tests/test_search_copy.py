@@ -209,3 +209,11 @@ def test_the_command_line_chooses(checkpoint, tmp_path):
         assert done.exit_code == 0, done.output
         assert json.loads((out / "report.json").read_text())["search"] == recorded
     assert CliRunner().invoke(main, [*command, "--search", "fast"]).exit_code == 2
+
+
+@pytest.mark.parametrize("search", ["auto", "exact", "compiled"])
+def test_the_copy_is_compiled_where_that_is_asked_for(search, net, digits, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluation, "prepare", lambda model, x, *, compiled: asked.append(compiled))
+    robust.evaluate(net, *digits, threat=THREAT, attacks="fgsm", curve=False, search=search)
+    assert asked == {"auto": [False], "exact": [], "compiled": [True]}[search]

@@ -34,7 +34,8 @@ class RunSpec:
     curve       the further eps, as multiples of the threat's, at which accuracy is measured too
     surrogates  what stood in for the model while attacks searched, each as `model`; [] where none
     search      "auto": attacks search on a copy of the model, prepared for that, wherever it is
-                faster; "exact": on the model itself, as every run before there was a choice
+                faster; "exact": on the model itself, as every run before there was a choice;
+                "compiled": on a copy by torch.compile
     """
 
     model: dict[str, Any]
