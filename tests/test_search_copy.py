@@ -122,7 +122,7 @@ class Off(nn.Module):
 @pytest.mark.parametrize("noise", [None, 0.5], ids=["wrong", "noisy"])
 def test_no_copy_decides_what_is_solved(noise, net, digits, monkeypatch):
     made = SearchCopy(Off(net, noise), 0.0 if noise is None else 1.0, 0, False, False)
-    monkeypatch.setattr(evaluation, "prepare", lambda model, x: made)
+    monkeypatch.setattr(evaluation, "prepare", lambda model, x, **_: made)
     attacks = [PGD(steps=8)]
     shard, _ = run(net, digits, attacks)
     rows = shard.attacks[0]
@@ -143,7 +143,7 @@ def test_searches_along_the_boundary_stay_on_the_model(facts, net, digits, monke
             raise AssertionError("the copy was asked")
 
     made = SearchCopy(Never(), 0.0, 0, False, False)
-    monkeypatch.setattr(evaluation, "prepare", lambda model, x: made)
+    monkeypatch.setattr(evaluation, "prepare", lambda model, x, **_: made)
     asks = dataclasses.make_dataclass(
         "Asks",
         [],
@@ -185,7 +185,7 @@ def test_the_record_holds_how_it_was_searched(net, digits, tmp_path):
     arguments = {"threat": THREAT, "attacks": "fgsm", "curve": False, "resume": True}
     with pytest.raises(RobustError, match="search differ"):
         robust.evaluate(net, *digits, out=tmp_path / "auto", search="exact", **arguments)
-    with pytest.raises(RobustError, match="search must be one of auto, exact, not 'fast'"):
+    with pytest.raises(RobustError, match="search must be one of auto, exact, compiled, not 'fast'"):
         robust.evaluate(net, *digits, threat=THREAT, search="fast")
 
 
