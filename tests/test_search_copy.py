@@ -185,7 +185,9 @@ def test_the_record_holds_how_it_was_searched(net, digits, tmp_path):
     arguments = {"threat": THREAT, "attacks": "fgsm", "curve": False, "resume": True}
     with pytest.raises(RobustError, match="search differ"):
         robust.evaluate(net, *digits, out=tmp_path / "auto", search="exact", **arguments)
-    with pytest.raises(RobustError, match="search must be one of auto, exact, compiled, not 'fast'"):
+    with pytest.raises(
+        RobustError, match="search must be one of auto, exact, compiled, not 'fast'"
+    ):
         robust.evaluate(net, *digits, threat=THREAT, search="fast")
 
 
