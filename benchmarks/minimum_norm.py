@@ -8,7 +8,7 @@ network requiring gradients as they do in a user's hands. A peer gets our number
 the share of successes, the median distance (a failure counts as infinitely far), forwards and
 backwards for each sample, seconds, and seconds over ours. Each success is predicted again here. A
 peer's forwards are counted in its model, its backwards where the gradient reaches the input. Peers
-that are not installed are left out (`pip install -e '.[peers]'`).
+that are not installed are left out (`pip install -e '.[peers,bench]'`).
 """
 
 import argparse

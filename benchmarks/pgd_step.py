@@ -10,7 +10,7 @@ short one, over the difference in steps, so that what happens once in a run does
 interleaved; medians and the ratio to the bare step are printed. Nothing is solved: eps is too
 small, and the images are those that an untrained network tells best from other classes, so that the
 copy's answers need not be asked again. Peers that are not installed are left out
-(`pip install -e '.[peers]'`).
+(`pip install -e '.[peers,bench]'`).
 """
 
 import argparse
