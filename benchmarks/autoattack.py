@@ -206,7 +206,7 @@ def main() -> None:
         print(f"skipped: {options.bench} holds no reference.json, models and data to measure on")
         return
     facts = json.loads((options.bench / "reference.json").read_text())["models"]
-    names = options.models or [name for name in facts if "autoattack" in facts[name]]
+    names = options.models or [name for name in facts if "arch" in facts[name]]
 
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, accuracies in percent")
     print(f"{'model':18}{'method':25}{'stage':25}{'robust':>8}{'forwards':>10}{'backwards':>10}"

@@ -25,6 +25,8 @@ from .core.restarts import Restarts
 
 # Names that stand for several attacks, and are no file.
 PRESETS = ("autoattack",)
+# What the default is for threats that count, where there is no direction of steepest ascent.
+AUTO = {"l0": ("fmn", "sigma-zero"), "patch": ("patch",)}
 # Names that people look for, and the attack that they are; more parameters may follow.
 ALIASES = {
     "mi-fgsm": "transfer",
@@ -131,8 +133,12 @@ def parse_attacks(texts: Iterable[str], norm: str = "linf") -> list[Attack]:
 
 
 def unfold(text: str, norm: str = "linf") -> tuple[str, ...]:
-    """`autoattack,version=plus` → the attacks that it stands for; any other text → itself."""
+    """`autoattack,version=plus` → the attacks that it stands for, `auto` those of AUTO; any other
+    text → itself.
+    """
     name, *pairs = [part.strip() for part in text.split(",")]
+    if name == "auto" and norm in AUTO:
+        return tuple(",".join([one, *pairs]) for one in AUTO[norm])
     if name not in PRESETS:
         return (text,)
     values = _pairs(name, pairs)

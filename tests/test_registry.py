@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robust.attacks import PGD, Restarts
+from robust.attacks import FMN, PGD, Auto, PatchAttack, Restarts, SigmaZero
 from robust.core.errors import RobustError
 from robust.registry import label, name_of, names, number, parse_attack, parse_attacks
 
@@ -147,3 +147,10 @@ def test_a_broken_third_party_is_named(tmp_path, target, said):
         """,
     )
     assert f"of the package brightest {said}" in done.stdout
+
+
+def test_auto_stands_for_other_attacks_where_there_is_no_steepest_ascent():
+    assert parse_attacks(["auto"], "l0") == [FMN(), SigmaZero()]
+    assert parse_attacks(["auto", "fmn"], "patch") == [PatchAttack(), FMN()]
+    assert parse_attacks(["auto,restarts=2"], "l0")[0] == Restarts(attack=FMN(), restarts=2)
+    assert parse_attacks(["auto"], "l1") == [Auto()]
