@@ -25,7 +25,7 @@ _CHEAP = 0.5  # of all passes before the rounds: so much they may spend whatever
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Attack):
-    """As strong as AutoAttack at a fraction of its cost; nothing to set. docs/auto.md has figures.
+    """At least as strong as AutoAttack at a small fraction of its cost; nothing to set.
 
     Margin loss, one forward and one backward a step, steps falling like a cosine from 2 eps, and no
     step on a solved sample: 10 steps from x, 20 from an output-diversified start (2003.06878), 20
@@ -42,7 +42,8 @@ class Auto(Attack):
     as deep as the last that broke, and at least a third. Rounds end when the next is expected to
     break less than 1.5% of half the 95% interval of these samples' accuracy, unless that is cheap.
 
-    The stages of each sample are recorded, and the report shows what each of them broke.
+    The stages of each sample are recorded, and the report shows what each of them broke. Figures,
+    and what else was tried, are in docs/auto.md.
     """
 
     paper: ClassVar[str] = "–"

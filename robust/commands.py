@@ -14,12 +14,21 @@ import click
 from . import api, console
 from .core.attack import Attack
 from .core.errors import RobustError
-from .core.threat import NORMS, THREATS, Threat
+from .core.threat import THREATS, Threat
 from .data import DataSpec, Source, open_data
 from .evaluation import Evaluation
 from .models import Loaded, NoArchitecture, load_model
 from .preflight import choose_device
-from .registry import number, parse_attack, parse_attacks, peers, shown
+from .registry import (
+    ALIASES,
+    find,
+    names,
+    number,
+    parse_attack,
+    parse_attacks,
+    peers,
+    shown,
+)
 from .store import RunFolder, argv, choose_folder, find_unfinished
 from .training import TrainDone, TrainSpec, describe_attack, parse_adv, train
 
@@ -333,57 +342,50 @@ def rewrite_reports(runs: Sequence[Path]) -> None:
 
 def print_list(what: str, engine: str | None = None) -> None:
     """`robust list`."""
-    if engine is not None:
-        if what != "attacks":
-            raise RobustError("--engine is for `robust list attacks`")
-        _print_peers(engine)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    from .models import architectures
-    from .registry import find, names
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    if engine is not None and what != "attacks":
+        raise RobustError("--engine is for `robust list attacks`")
     if what == "architectures":
-        table.add_column("name", no_wrap=True)
-        table.add_column("")
+        from .models import architectures
+
         for name, factory in architectures().items():
-            table.add_row(name, (factory.__doc__ or "").strip().splitlines()[0])
-    else:
-        for column in ("name", "access" if what == "attacks" else "family"):
-            table.add_column(column, no_wrap=True)
-        if what == "attacks":
-            table.add_column("norms", no_wrap=True)
-        table.add_column("paper", no_wrap=True)
-        table.add_column("")
+            _print_entry(name, _first_line(factory))
+    elif what == "defenses":
         for name in names(what):
             cls = find(what, name)
-            summary = (cls.__doc__ or "").strip().splitlines()[0]
-            table.add_row(name, *_facts(cls, what), cls.paper or "–", summary)
-    Console(highlight=False, markup=False).print(table)
+            _print_entry(name, f"{getattr(cls, 'family', '')}, {cls.paper}", _first_line(cls))
+    elif engine is not None:
+        for name, cls in peers(engine).items():
+            _print_entry(f"{engine}:{name}", *_facts(cls))
+    else:
+        for name in names(what):
+            cls = find(what, name)
+            facts, params = _facts(cls)
+            paper = f", {cls.paper}" if cls.paper[:1].isdigit() else ""
+            _print_entry(name, facts + paper, _first_line(cls), params)
+        for name, meaning in ALIASES.items():
+            _print_entry(name, meaning)
+        _print_entry("autoattack", "the published cascade: version=standard, plus or rand")
 
 
-def _facts(cls: type[Attack], what: str) -> list[str]:
-    if what == "attacks":
-        return [str(cls.access), " ".join(n for n in THREATS if n in cls.norms)]
-    return [str(getattr(cls, "family", "–"))]
+def _facts(cls: type[Attack]) -> tuple[str, str]:
+    """What an attack asks and answers, and its parameters with their defaults."""
+    kind = "minimal" if cls.minimal else "budget"
+    norms = " ".join(n for n in THREATS if n in cls.norms)
+    goals = "" if len(cls.goals) > 1 else f", {next(iter(cls.goals))} only"
+    given = [f"{field.name}={shown(field.default)}" for field in dataclasses.fields(cls)]
+    return f"{cls.access}, {kind}, {norms}{goals}", ", ".join(given)
 
 
-def _print_peers(engine: str) -> None:
-    """Each attack of another package: name, what it asks, what it answers, its parameters."""
+def _first_line(documented: Any) -> str:
+    return (documented.__doc__ or "").strip().splitlines()[0]
+
+
+def _print_entry(name: str, *paragraphs: str) -> None:
+    """A name, and what is to be said of it below, as wide as the terminal."""
     from rich.console import Console
 
-    width = Console().width
-    for name, cls in peers(engine).items():
-        kind = "minimal" if cls.minimal else "budget"
-        norms = " ".join(n for n in NORMS if n in cls.norms)
-        goals = "" if len(cls.goals) > 1 else f", {next(iter(cls.goals))} only"
-        click.echo(f"{engine}:{name}\n    {cls.access}, {kind}, {norms}{goals}")
-        given = [f"{field.name}={shown(field.default)}" for field in dataclasses.fields(cls)]
-        if given:
-            indent = " " * 4
-            lines = textwrap.wrap(
-                ", ".join(given), width, initial_indent=indent, subsequent_indent=indent
-            )
-            click.echo("\n".join(lines))
+    width, indent = Console().width, " " * 4
+    click.echo(name)
+    for text in filter(None, paragraphs):
+        for line in textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent):
+            click.echo(line)

@@ -178,8 +178,12 @@ def test_reports_are_rebuilt_from_the_rows(invoke, checkpoint, here):
 
 def test_lists(invoke):
     attacks = invoke("list", "attacks").output
-    for name in ("apgd-t", "uniform-noise", "2003.01690", "gradient", "labels", "linf l2 l1"):
-        assert name in attacks
+    assert "\napgd-t\n    gradient, budget, linf l2 l1, 2003.01690\n    Auto-PGD on" in attacks
+    assert "\n    steps=100, targets=9, loss=dlr, rho=0.75\n" in attacks
+    assert "\nuniform-noise\n    labels, budget, linf l2 l1 l0 patch\n" in attacks
+    assert "\nni-fgsm\n    transfer,nesterov=true\n" in attacks
+    assert "\nautoattack\n" in attacks
+    assert max(map(len, attacks.splitlines())) <= 80
     assert "wide-resnet-28-10" in invoke("list", "architectures").output
     assert "1706.06083" in invoke("list", "defenses").output
 
