@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from .core.attack import Attack
-from .core.errors import RobustError
 from .core.fitted import Fitted
 from .core.goal import Goal
 from .core.outcome import AttackRows, RunSpec, Shard
@@ -28,6 +27,7 @@ from .models.fast import SearchCopy, prepare
 from .preflight import forward, frozen, refuse_bad_answers
 from .registry import label, parse_attack
 from .store import Store
+from .verification import array, verify
 
 SEARCHES = ("auto", "exact", "compiled")
 CURVE = (0.25, 0.5, 0.75, 1.5, 2.0)
@@ -223,14 +223,14 @@ class Evaluation:
             index=index,
             ids=batch.ids.numpy(),
             labels=batch.y.numpy(),
-            targets=_array(goal.labels if goal.targeted else -torch.ones_like(y)),
-            prediction=_array(prediction),
-            confidence=_array(confidence.double()),
-            margin=_array(goal.margin(logits).double()),
-            attackable=_array(attackable),
-            broken_at=_array(broken_at),
+            targets=array(goal.labels if goal.targeted else -torch.ones_like(y)),
+            prediction=array(prediction),
+            confidence=array(confidence.double()),
+            margin=array(goal.margin(logits).double()),
+            attackable=array(attackable),
+            broken_at=array(broken_at),
             kept=np.array(kept, dtype=np.int64),
-            x=_array(x[torch.tensor(kept, dtype=torch.int64, device=self.device)].float()),
+            x=array(x[torch.tensor(kept, dtype=torch.int64, device=self.device)].float()),
             seconds=time.perf_counter() - began,
             attacks=found,
         )
@@ -261,66 +261,13 @@ class Evaluation:
             with torch.no_grad():
                 x_adv = search(victim, x, aim, threat, rng)
         seconds = time.perf_counter() - began
-        result = self._verify(name, rows, x, x_adv, goal, threat, victim, minimal=attack.minimal)
+        result = verify(
+            self.model, name, rows, x, x_adv, goal, threat, victim,
+            minimal=attack.minimal, image=self.source.image,
+        )  # fmt: skip
         result.seconds = seconds
         yield AttackDone(index, name, len(rows), int(result.success.sum()), seconds)
         return result
-
-    def _verify(
-        self,
-        name: str,
-        rows: Tensor,
-        x: Tensor,
-        x_adv: Tensor,
-        goal: Goal,
-        threat: Threat,
-        victim: Victim,
-        *,
-        minimal: bool,
-    ) -> AttackRows:
-        """Measure candidates on the original model: finite, in ball and box, goal reached.
-
-        A minimal attack may leave the ball; what it finds there is no success at this eps.
-        """
-        if x_adv.shape != x.shape:
-            raise RobustError(
-                f"{name} returned shape {tuple(x_adv.shape)} for samples of {tuple(x.shape)}"
-            )
-        n = len(x)
-        refused = torch.zeros(n, dtype=torch.int64, device=x.device)
-        refused[~threat.in_box(x_adv)] = 3
-        if not minimal:
-            refused[~threat.in_ball(x, x_adv)] = 2
-        refused[~x_adv.flatten(1).isfinite().all(1)] = 1
-        safe = torch.where((refused == 0).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
-        logits = forward(self.model, safe) if n else torch.zeros(0, 2, device=x.device)
-        success = goal.reached(logits) & (refused == 0) & threat.in_ball(x, safe)
-        survives = torch.full_like(refused, -1)
-        if self.source.image and bool(success.any()):
-            low, span = threat.low, threat.high - threat.low
-            rounded = ((safe[success] - low) / span * 255).round() / 255 * span + low
-            survives[success] = goal[success].reached(forward(self.model, rounded)).long()
-        confidence, prediction = logits.softmax(1).max(1)
-        return AttackRows(
-            label=name,
-            rows=_array(rows),
-            success=_array(success),
-            prediction=_array(prediction),
-            confidence=_array(confidence.double()),
-            distance=_array(threat.distance(x, safe)) if n else np.zeros(0),
-            margin=_array(goal.margin(logits).double()),
-            survives_8bit=_array(survives),
-            forwards=_array(victim.ledger.forwards),
-            backwards=_array(victim.ledger.backwards),
-            queries=_array(victim.ledger.queries),
-            refused=_array(refused),
-            x_adv=_array(safe[success].float()),
-            seconds=0.0,
-            stages="\n".join(victim.marks),
-            entered=_columns(victim.marks, n),
-            remarks="\n".join(victim.remarks),
-            remarked=_columns(victim.remarks, n),
-        )
 
     def _curve(
         self, index: int, x: Tensor, goal: Goal, attackable: Tensor, broken_at: Tensor
@@ -352,13 +299,6 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
-
-
-def _columns(marks: dict[str, Tensor], n: int) -> np.ndarray:
-    """The marks of n samples, side by side: bool (n, number of marks)."""
-    if not marks:
-        return np.zeros((n, 0), dtype=np.bool_)
-    return _array(torch.stack([*marks.values()], 1))
 
 
 def _gains(attack: Attack) -> bool:
@@ -399,7 +339,3 @@ def choose_targets(
     if rule == "least-likely":
         return logits.argmin(1)
     return torch.full_like(y, int(rule))
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()

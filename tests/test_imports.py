@@ -22,7 +22,10 @@ ALLOWED = {
     "store": {"core"},
     "preflight": {"core", "data"},
     "crafting": {"core", "data"},
-    "evaluation": {"core", "crafting", "data", "models", "preflight", "registry", "store"},
+    "verification": {"core", "preflight"},
+    "evaluation": {
+        *("core", "crafting", "data", "models", "preflight", "registry", "store", "verification"),
+    },
     "training": {"training", "core", "data", "models", "preflight", "registry", "store"},
     "console": {"core", "evaluation", "training"},
     "api": {"core", "data", "evaluation", "models", "preflight", "registry", "reports", "store"},
