@@ -67,17 +67,18 @@ class _Active:
     changed: Tensor
     count: Tensor
 
-    def __getitem__(self, left: Tensor) -> "_Active":
-        return _Active(*(getattr(self, f.name)[left] for f in dataclasses.fields(self)))
+    def __getitem__(self, places: Tensor) -> "_Active":
+        columns = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return _Active(*(column.index_select(0, places) for column in columns))
 
     def observe(self, loss: Tensor) -> None:
         """Enter the loss at `now`."""
         self.rises += loss > self.loss
         self.loss = loss
-        better = loss > self.best_loss
-        self.best[better] = self.now[better]
-        self.best_gradient[better] = self.gradient[better]
-        self.best_loss[better] = loss[better]
+        better = (loss > self.best_loss).nonzero().squeeze(1)
+        _copy(better, self.now, self.best)
+        _copy(better, self.gradient, self.best_gradient)
+        _copy(better, loss, self.best_loss)
 
     def reconsider(self, enough: float) -> None:
         """At a checkpoint: halve the step and go on from the best point, where progress was poor.
@@ -100,8 +101,14 @@ class _Active:
         self.changed, self.count = changed, changed / _L1_REDUCTION
 
     def _back_to_best(self, which: Tensor) -> None:
-        self.now[which] = self.best[which]
-        self.gradient[which] = self.best_gradient[which]
+        places = which.nonzero().squeeze(1)
+        _copy(places, self.best, self.now)
+        _copy(places, self.best_gradient, self.gradient)
+
+
+def _copy(places: Tensor, source: Tensor, to: Tensor) -> None:
+    """to[places] = source[places], in a third of the time."""
+    to.index_copy_(0, places, source.index_select(0, places))
 
 
 @dataclass
@@ -192,7 +199,7 @@ def ascend(
         active.observe(value.to(start.dtype))
         solved = goal.reached(logits) & (not goal.persist)
         if bool(solved.any()):
-            gone, left = active.rows[solved], ~solved
+            gone, left = active.rows[solved], (~solved).nonzero().squeeze(1)
             result.x_adv[gone] = active.now[solved]
             result.loss[gone], result.solved[gone] = active.loss[solved], True
             active, victim, goal, ball = active[left], victim[left], goal[left], ball[left]
@@ -212,16 +219,17 @@ def ascend(
 def _move(active: _Active, ball: Ball, *, first: bool) -> Tensor:
     now = active.now
     if ball.threat.norm == "l1":
-        room = torch.where(active.gradient > 0, ball.upper - now, now - ball.lower)
-        free = active.gradient * (room > 0)
+        free = ball.corner(now, active.gradient).ne_(now).mul_(active.gradient)
         step = active.step.view(-1, *[1] * (now.dim() - 1))
-        return ball.project(now + step * sparse_sign(free, active.count))
-    z = ball.project(ball.advance(now, active.gradient, active.step))
+        return ball.project(torch.addcmul(now, sparse_sign(free, active.count), step))
+    ahead = ball.advance(now, active.gradient, active.step)
     if first:
-        return z
-    return ball.project(now + _MOMENTUM * (z - now) + (1 - _MOMENTUM) * (now - active.before))
+        return ball.project(ahead)
+    z = ball.nearest(ahead)
+    move = torch.lerp(now, z, _MOMENTUM).add_(now, alpha=1 - _MOMENTUM)
+    return ball.project(move.sub_(active.before, alpha=1 - _MOMENTUM))
 
 
 def _changed(ball: Ball, z: Tensor) -> Tensor:
     """How many coordinates differ from x: float (n,), at least 1."""
-    return (z != ball.x).flatten(1).sum(1).clamp(min=1).to(z.dtype)
+    return z.clone().ne_(ball.x).flatten(1).sum(1).clamp_(min=1)

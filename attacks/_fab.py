@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from robust.core.goal import Goal
-from robust.core.nearest import dual_norm, length, step_to_plane
+from robust.core.lengths import length
+from robust.core.nearest import dual_norm, step_to_plane
 from robust.core.threat import Threat
 from robust.core.victim import Victim
 

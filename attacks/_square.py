@@ -203,7 +203,7 @@ def _project_changed(ball: Ball, z: Tensor) -> Tensor:
     width = int(counts.max())
 
     def packed(values: Tensor) -> Tensor:
-        few = values.new_zeros(len(values), width)
+        few = values.new_full((len(values), width), ball.threat.low)
         few[row, slot] = values.flatten(1)[row, column]
         return few
 

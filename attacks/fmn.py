@@ -8,8 +8,9 @@ from torch import Generator, Tensor
 
 from robust.core.attack import Attack
 from robust.core.goal import Goal
+from robust.core.lengths import length
 from robust.core.losses import margin as margin_loss
-from robust.core.nearest import dual_norm, length, project_radius
+from robust.core.nearest import dual_norm, project_radius
 from robust.core.threat import NORMS, Threat
 from robust.core.victim import Victim
 

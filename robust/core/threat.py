@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from . import window
+from . import lengths, window
 from .errors import RobustError
 from .rng import exponential, normal, signs, uniform
 
@@ -16,6 +16,7 @@ THREATS: tuple[str, ...] = get_args(Norm)
 NORMS = ("linf", "l2", "l1", "l0")  # the threats that bound a norm of the perturbation
 COUNTS = {"l0": "coordinates", "patch": "pixels"}  # the threats whose eps counts, and what
 CONVEX = ("linf", "l2", "l1")  # the norms in which a step of steepest ascent makes sense
+_SLACK = 2.0**-21  # of eps, for rounding: four ulps of float32
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ class Threat:
             window.image_size(x)
         low, high = self._box(x)
         if self.norm != "linf":
-            return Ball(self, x, torch.full_like(x, low), torch.full_like(x, high))
+            return Ball(self, x, x.new_tensor(low).expand_as(x), x.new_tensor(high).expand_as(x))
         # Rounded towards x, so that float64 finds every point between the bounds inside the ball.
         return Ball(
             self,
@@ -145,60 +146,65 @@ class Ball:
         self.threat, self.x, self.lower, self.upper = threat, x, lower, upper
 
     def __getitem__(self, rows: Tensor) -> "Ball":
-        return Ball(self.threat, self.x[rows], self.lower[rows], self.upper[rows])
+        places = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
+        x = self.x.index_select(0, places)
+        if self.threat.norm != "linf":
+            return self.threat.around(x)
+        bounds = (bound.index_select(0, places) for bound in (self.lower, self.upper))
+        return Ball(self.threat, x, *bounds)
 
     def project(self, z: Tensor) -> Tensor:
         """The allowed point nearest to z in Euclidean distance: exact on ball ∩ box, all norms.
 
-        L∞: clamp. L2: the multiplier of the ball, with clipped coordinates taken out one set at a
-        time. L1: soft thresholding with the box, as in 2103.01208, by sorting the break points.
-        L0: the coordinates that keeping brings nearest to z, of those the box allows; a patch: the
-        square that does.
+        L∞: clamp. L2: a shorter step, cut by the box, so much longer than it would be uncut. L1:
+        soft thresholding with the box, as in 2103.01208. L0: the coordinates that keeping brings
+        nearest to z, of those the box allows; a patch: the square that does.
         """
-        if self.threat.norm == "linf":
-            return torch.clamp(z, self.lower, self.upper)
-        if self.threat.norm in COUNTS:
-            clipped = torch.clamp(z, self.lower, self.upper)
+        found = self.nearest(z)
+        return self._inside(found) if self.threat.norm in ("l2", "l1") else found
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """`project` without its last look: for L2 and L1 rounding may leave the ball by a hair."""
+        norm = self.threat.norm
+        if norm == "linf":
+            return self._bounded(z)
+        if norm in COUNTS:
+            clipped = self._bounded(z)
             return self._chosen(clipped, (z - self.x).square() - (z - clipped).square())
-        delta = z - self.x
-        size = delta.abs().flatten(1)
-        room = torch.where(delta > 0, self.upper - self.x, self.x - self.lower).flatten(1)
-        clipped = torch.minimum(size, room)
-        eps = self.threat.eps
-        if self.threat.norm == "l2":
-            scale = l2_scale(size, room, eps)
-            size = torch.where(
-                clipped.norm(dim=1, keepdim=True) > eps, torch.minimum(size * scale, room), clipped
-            )
-        else:
-            shift = _l1_shift(size, room, eps)
-            size = torch.where(
-                clipped.sum(1, keepdim=True) > eps,
-                torch.minimum((size - shift).clamp(min=0), room),
-                clipped,
-            )
-        return self._inside(delta.sign() * size.view_as(z))
+        x, box = self.x.flatten(1), self.threat._box(z)
+        delta, limit = z.flatten(1) - x, self._limit(x)
+        if norm == "l2":
+            return lengths.stretched(x, delta, limit, *box, most=1.0).view_as(z)
+        return lengths.softened(x, delta, limit, *box).view_as(z)
 
     def extreme(self, direction: Tensor) -> Tensor:
         """The allowed point z that maximises ⟨direction, z⟩, exactly, on ball ∩ box."""
-        if self.threat.norm == "linf":
-            up = torch.where(direction > 0, self.upper, self.x)
-            return torch.where(direction < 0, self.lower, up)
-        if self.threat.norm in COUNTS:
-            far = torch.where(direction > 0, self.upper, self.lower)
-            return self._chosen(far, direction * (far - self.x))
-        size = direction.abs().flatten(1)
-        room = torch.where(direction > 0, self.upper - self.x, self.x - self.lower).flatten(1)
-        room = torch.where(size > 0, room, 0)
-        eps = self.threat.eps
-        if self.threat.norm == "l2":
-            scale = l2_scale(size, room, eps)
-            step = torch.minimum(size * scale, room).nan_to_num()
-            fits = room.norm(dim=1, keepdim=True) <= eps
-            step = torch.where(fits, room, step)
+        norm, corner = self.threat.norm, self.corner(self.x, direction)
+        if norm == "linf":
+            return corner
+        if norm in COUNTS:
+            return self._chosen(corner, direction * (corner - self.x))
+        x, (low, high) = self.x.flatten(1), self.threat._box(direction)
+        slope, limit, corner = direction.flatten(1), self._limit(x), corner.flatten(1)
+        if norm == "l2":
+            largest = lengths.length("linf", slope).clamp_(min=torch.finfo(slope.dtype).tiny)
+            found = lengths.stretched(x, slope / largest.unsqueeze(1), limit, low, high)
         else:
-            step = _fill(size, room, torch.full_like(size[:, :1], eps))
-        return self._inside(direction.sign() * step.view_as(direction))
+            sign, size, room = lengths.rooms(x, slope, low, high)
+            found = (x + sign * lengths.fill(size, room, limit)).clamp_(low, high)
+        fits = (lengths.length(norm, corner - x) <= self.threat.eps).nonzero().squeeze(1)
+        found[fits] = corner[fits]
+        return self._inside(found.view_as(direction))
+
+    def corner(self, at: Tensor, direction: Tensor) -> Tensor:
+        """`at`, each coordinate moved as far as it can go in its direction: (n, …)."""
+        span = self.threat.high - self.threat.low
+        return self._bounded(torch.add(at, direction.sign(), alpha=2 * span))
+
+    def _bounded(self, z: Tensor) -> Tensor:
+        if self.threat.norm == "linf":
+            return torch.clamp(z, self.lower, self.upper)
+        return torch.clamp(z, *self.threat._box(z))
 
     def advance(self, now: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         """`now` after a step of steepest ascent of length `size` in the threat's norm.
@@ -214,15 +220,15 @@ class Ball:
             raise ValueError(f"no direction of steepest ascent in {norm}")
         if norm == "linf":
             return now + self._lengths(size, now) * gradient.sign()
-        slope = gradient.flatten(1)
-        if norm == "l2":
-            length = slope.norm(dim=1).clamp(min=torch.finfo(now.dtype).tiny)
-            return now + self._lengths(size, now) * gradient / _per_sample(length, now)
+        slope, at = gradient.flatten(1), now.flatten(1)
         total = self._lengths(size, slope)
-        room = torch.where(gradient > 0, self.upper - now, now - self.lower).flatten(1)
+        if norm == "l2":
+            length = lengths.length("l2", slope).clamp_(min=1e-30)
+            return torch.addcmul(at, slope, total / length.unsqueeze(1)).view_as(now)
+        sign, steep, room = lengths.rooms(at, slope, *self.threat._box(now))
         parts = min(10, max(1, slope.shape[1] // 20))
-        room = torch.minimum(torch.where(slope != 0, room, 0), total / parts)
-        return now + gradient.sign() * _fill(slope.abs(), room, total).view_as(now)
+        step = lengths.fill(steep, torch.minimum(room, total / parts), total)
+        return torch.addcmul(at, sign, step).view_as(now)
 
     def _lengths(self, size: float | Tensor, like: Tensor) -> Tensor:
         given = torch.as_tensor(size, dtype=like.dtype, device=like.device)
@@ -237,14 +243,14 @@ class Ball:
         x, eps = self.x, self.threat.eps
         if self.threat.norm in COUNTS:
             drawn = self.lower + (self.upper - self.lower) * uniform(rng, x)
-            drawn = torch.clamp(drawn, self.lower, self.upper)
+            drawn = self._bounded(drawn)
             if self.threat.norm == "l0":
                 return self._chosen(drawn, uniform(rng, x))
             corner = window.anywhere(rng, x, int(eps))
             return torch.where(window.mask(x, corner, int(eps)), drawn, x)
         if self.threat.norm == "linf":
             z = self.lower + (self.upper - self.lower) * uniform(rng, x)
-            return torch.clamp(z, self.lower, self.upper)
+            return self._bounded(z)
         if self.threat.norm == "l2":
             direction = normal(rng, x)
             direction /= _per_sample(direction.flatten(1).norm(dim=1), x)
@@ -255,7 +261,7 @@ class Ball:
             rest = exponential(rng, x.flatten(1)[:, 0])
             total = parts.flatten(1).sum(1) + rest
             delta = eps * parts * signs(rng, x) / _per_sample(total, x)
-        return self._inside(torch.clamp(x + delta, self.lower, self.upper) - x)
+        return self._inside(self._bounded(x + delta))
 
     def _chosen(self, z: Tensor, gain: Tensor) -> Tensor:
         """x, but for the eps coordinates of largest positive gain, which are z's; for a patch, the
@@ -273,62 +279,33 @@ class Ball:
         chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, ranked, True) & (flat > 0)
         return torch.where(chosen.view_as(z), z, self.x)
 
-    def _inside(self, delta: Tensor) -> Tensor:
-        """x + delta, pulled towards x until float64 finds the rounded sum in the ball."""
-        z = torch.clamp(self.x + delta, self.lower, self.upper)
-        slack = 2.0**-22
-        while True:
-            distance = self.threat.distance(self.x, z)
-            outside = distance > self.threat.eps
-            if not outside.any():
-                return z
-            shrink = (self.threat.eps / distance.clamp(min=1e-300)).clamp(max=1) * max(0, 1 - slack)
-            shrunk = self.x + (z - self.x) * _per_sample(shrink, z)
-            z = torch.where(_per_sample(outside, z).bool(), shrunk, z)
+    def _limit(self, like: Tensor) -> Tensor:
+        """eps (n, 1), less a few ulps, so that little is left to `_inside`."""
+        slack = min(_SLACK, 4 * torch.finfo(like.dtype).eps)
+        return torch.full_like(like[:, :1], self.threat.eps * (1 - slack))
+
+    def _inside(self, z: Tensor) -> Tensor:
+        """z of the box, pulled towards x until float64 finds it in the ball; z is overwritten.
+
+        Most points lie so far inside that the steps in their own precision tell.
+        """
+        eps, slack, info = self.threat.eps, _SLACK, torch.finfo(z.dtype)
+        step = (z - self.x).flatten(1)
+        if self.threat.norm == "l2":
+            spent, most = step.square_().sum(1, dtype=torch.float64), eps**2
+        else:
+            spent, most = step.abs_().sum(1, dtype=torch.float64), eps
+        unsure = spent * (1 + max(2 * info.eps, 2**-40)) + step.shape[1] * info.tiny > most
+        rows = unsure.nonzero().squeeze(1)
+        while len(rows):
+            x, near = self.x[rows], z[rows]
+            distance = self.threat.distance(x, near)
+            outside = (distance > eps).nonzero().squeeze(1)
+            rows, x, near = rows[outside], x[outside], near[outside]
+            shrink = eps / distance[outside].clamp(min=1e-300) * max(0, 1 - slack)
+            z[rows] = (x + (near - x) * _per_sample(shrink, z)).clamp_(*self.threat._box(z))
             slack *= 2
-
-
-def l2_scale(size: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
-    """s with Σ min(s·size, room)² = eps², per row (n, d) → (n, 1); ∞ or NaN where none exists.
-
-    eps is one number or (n, 1).
-    Starts from the s of no clipped coordinate and takes the clipped ones out; s and the clipped set
-    only grow, so it ends, in practice after a handful of rounds.
-    """
-    clipped = torch.zeros_like(size, dtype=torch.bool)
-    while True:
-        spent = torch.where(clipped, room, 0).square().sum(1, keepdim=True)
-        free = torch.where(clipped, 0, size).square().sum(1, keepdim=True)
-        scale = ((eps**2 - spent).clamp(min=0) / free).sqrt()
-        now = clipped | (size * scale > room)
-        if bool((now == clipped).all()):
-            return scale
-        clipped = now
-
-
-def _l1_shift(size: Tensor, room: Tensor, eps: float) -> Tensor:
-    """λ with Σ clip(size − λ, 0, room) = eps, per row (n, d) → (n, 1); rows with too little: ≤ 0.
-
-    The sum is piecewise linear in λ: it gains slope where λ falls below a size, loses it where λ
-    falls below size − room. Sort these points and find the segment that holds eps.
-    """
-    points, order = torch.cat([size, size - room], 1).double().sort(1, descending=True)
-    slope = torch.where(order < size.shape[1], 1.0, -1.0).double().cumsum(1)
-    gains = slope[:, :-1] * (points[:, :-1] - points[:, 1:])
-    sums = torch.cat([torch.zeros_like(gains[:, :1]), gains.cumsum(1)], 1)
-    above = (sums < eps).sum(1, keepdim=True).clamp(min=1) - 1
-    start, rise = points.gather(1, above), slope.gather(1, above)
-    missing = eps - sums.gather(1, above)
-    return (start - missing / rise.clamp(min=1)).to(size.dtype)
-
-
-def _fill(slope: Tensor, room: Tensor, total: Tensor) -> Tensor:
-    """Spend `total` (n, 1) on coordinates (n, d), the largest slope first, each up to `room`."""
-    order = slope.argsort(dim=1, descending=True, stable=True)
-    filled = room.gather(1, order)
-    before = filled.cumsum(1) - filled
-    filled = torch.minimum(filled, (total - before).clamp(min=0))
-    return torch.zeros_like(room).scatter_(1, order, filled)
+        return z
 
 
 def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
@@ -336,9 +313,10 @@ def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
 
     A fraction of a coordinate counts as one.
     """
-    size = gradient.abs().flatten(1)
-    count = count.ceil().clamp(1, size.shape[1])
-    ranked = size.sort(1, descending=True).values
-    threshold = ranked.gather(1, count.long().view(-1, 1) - 1)
-    chosen = gradient.flatten(1).sign() * (size >= threshold)
-    return (chosen / chosen.abs().sum(1, keepdim=True).clamp(min=1)).view_as(gradient)
+    slope = gradient.flatten(1)
+    size, sign = slope.abs(), slope.sign()
+    count = count.ceil().clamp(1, size.shape[1]).unsqueeze(1)
+    bound = lengths.at_least(size, count)
+    sign.mul_(torch.ge(size, bound, out=size))
+    chosen = torch.abs(sign, out=size).sum(1, keepdim=True).clamp_(min=1)
+    return sign.div_(chosen).view_as(gradient)

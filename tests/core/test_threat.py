@@ -126,6 +126,16 @@ def test_extreme_maximises_a_linear_function(norm, shape):
         assert float(found[i]) == pytest.approx(best, rel=1e-4)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("eps", [0.0, 1e-30, 1e-24])
+def test_a_change_too_small_to_square_counts(norm, eps):
+    x = torch.zeros(4, 30)
+    z = x + 1e-25 * torch.rand(4, 30, generator=torch.Generator().manual_seed(0))
+    ball = Threat(norm, eps).around(x)
+    assert ball.threat.contains(x, ball.project(z)).all()
+    assert not ball.threat.contains(x, z)[0] or eps == 1e-24
+
+
 def test_extreme_takes_the_whole_box_when_the_ball_is_larger():
     x = batch((6,), n=5)
     direction = noise(x, 1.0)
@@ -153,7 +163,9 @@ def test_l1_step_leaves_out_what_the_box_holds_back():
 def test_flat_gradient_gives_no_step():
     x = batch((8,))
     for norm in CONVEX:
-        assert torch.equal(Threat(norm, 1.0).around(x).advance(x, torch.zeros_like(x), 0.5), x)
+        for size in (0.5, 1e4):
+            z = Threat(norm, 1.0).around(x).advance(x, torch.zeros_like(x), size)
+            assert torch.equal(z, x)
 
 
 def test_sparse_sign_takes_the_largest():
