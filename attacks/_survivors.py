@@ -21,7 +21,7 @@ from ._square import climb_windows, first_point
 
 _SMALLEST_STEP = 1e-3  # of eps
 _LEAST = 16  # samples that an attempt takes, if there are so many
-_NARROW, _WIDER = 0.35, 3.0  # reach: the least, and times the depth at which a sample broke last
+_WIDER = 3.0  # reach: so many times the depth at which a sample broke last
 
 
 class Survivors:
@@ -32,7 +32,8 @@ class Survivors:
 
     logits      of the best points, (n, K); None before anything was asked
     flat        bool (n,): no plain climb has begun on a gradient that was not zero
-    reach       what share of the survivors, nearest to their goal first, is worth an attempt
+    reach       what share of the survivors, nearest to their goal first, is worth an attempt;
+                at least `narrow`
     """
 
     def __init__(self, victim: Victim, x: Tensor, goal: Goal, ball: Ball, rng: Generator) -> None:
@@ -43,7 +44,7 @@ class Survivors:
         self.solved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.flat = torch.ones_like(self.solved)
         self.logits: Tensor | None = None
-        self.reach = 1.0
+        self.reach, self.narrow = 1.0, 0.35
 
     @property
     def rows(self) -> Tensor:
@@ -58,7 +59,7 @@ class Survivors:
         """Attempt to break the survivors within reach, or all of them: how many it broke.
 
         Reach follows the depth at which samples break, in the order of their margins before: what
-        lies twice as deep as the last that broke is left alone. It halves where none does.
+        lies three times as deep as the last that broke is left alone. It halves where none does.
         """
         alive = self.rows
         if not len(alive):
@@ -71,10 +72,21 @@ class Survivors:
         broken = self.solved[order].nonzero().squeeze(1)
         deepest = (int(broken[-1]) + 1) / len(order) if len(broken) else 0.0
         if everyone or len(broken):
-            self.reach = min(1.0, max(_NARROW, _WIDER * deepest))
+            self.reach = min(1.0, max(self.narrow, _WIDER * deepest))
         else:
-            self.reach = max(_NARROW, self.reach / 2)
+            self.reach = max(self.narrow, self.reach / 2)
         return len(broken)
+
+    def ranks(self, most: int) -> int:
+        """How many other classes there are to aim at, `most` at most; a targeted goal has none."""
+        if self.goal.targeted or self.logits is None:
+            return 0
+        return min(most, self.logits.shape[1] - 1)
+
+    def say(self, rows: Tensor, text: str) -> None:
+        """Tell the report something about `rows`, unless nobody counts as solved anyway."""
+        if not self.goal.persist:
+            self.victim[rows].remark(text)
 
     def likely(self, rows: Tensor, rank: int) -> Tensor | None:
         """The other class of that rank by its logit at the best point, from 0, for each of `rows`;
@@ -189,10 +201,13 @@ class Survivors:
         for _ in range(2):
             with smoothed(0.2) if smooth else contextlib.nullcontext():
                 logits, _, gradient = victim.gradient(now, spread, goal)
-            self._enter(rows, now, logits)
+            left = ~self._enter(rows, now, logits)
             now = ball.project(ball.advance(now, gradient, ball.threat.eps))
-        left = ~self.solved[rows]
-        rows, now = rows[left], now[left]
+            if not bool(left.all()):
+                rows, now, weights = rows[left], now[left], weights[left]
+                victim, goal, ball = victim[left], goal[left], ball[left]
+                if not len(rows):
+                    return
         towards = None if rank is None else self.likely(rows, rank)
         self.climb(rows, now, steps, towards=towards, smooth=smooth)
 
@@ -212,8 +227,11 @@ class Survivors:
     def stripes(self, rows: Tensor) -> None:
         """Ask about the points where `square` starts."""
         if len(rows):
-            start = first_point(self.ball[rows], self.rng)
-            self._enter(rows, start, self.victim[rows].logits(start))
+            self.ask(rows, first_point(self.ball[rows], self.rng))
+
+    def ask(self, rows: Tensor, at: Tensor) -> None:
+        """Ask about the points `at`, one for each of `rows`."""
+        self._enter(rows, at, self.victim[rows].logits(at))
 
     def squares(self, rows: Tensor, areas: Sequence[float]) -> None:
         """Random search over windows from the best points of `rows`, one query for each area."""

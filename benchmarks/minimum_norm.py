@@ -4,11 +4,11 @@
 
 PATH holds models/*.pt, data/*.npz, archs.py and reference.json (the benchmark's own layout). All
 attack the same correctly classified samples, untargeted, on one thread, the parameters of the
-network requiring gradients as they do in a user's hands. A peer gets our number of steps. Printed:
-the share of successes, the median distance (a failure counts as infinitely far), forwards and
-backwards for each sample, seconds, and seconds over ours. Each success is predicted again here. A
-peer's forwards are counted in its model, its backwards where the gradient reaches the input. Peers
-that are not installed are left out (`pip install -e '.[peers,bench]'`).
+network requiring gradients as they do in a user's hands. A peer gets our number of steps, but EAD
+9 × 200. Printed: the share of successes, the median distance (a failure counts as infinitely far),
+forwards and backwards for each sample, seconds, and seconds over ours. Each success is predicted
+again here. A peer's forwards are counted in its model, its backwards where the gradient reaches the
+input. Peers that are not installed are left out (`pip install -e '.[peers,bench]'`).
 """
 
 import argparse

@@ -128,8 +128,8 @@ def name_of(thing: object) -> str:
 
 def parse_attacks(texts: Iterable[str], norm: str = "linf") -> list[Attack]:
     """Attacks in order, presets unfolded for threats of that norm, each once."""
-    unfolded = (part for text in texts for part in unfold(text, norm))
-    return [parse_attack(text) for text in dict.fromkeys(unfolded)]
+    unfolded = [parse_attack(part) for text in texts for part in unfold(text, norm)]
+    return list({label(attack): attack for attack in unfolded}.values())
 
 
 def unfold(text: str, norm: str = "linf") -> tuple[str, ...]:
@@ -138,6 +138,8 @@ def unfold(text: str, norm: str = "linf") -> tuple[str, ...]:
     """
     name, *pairs = [part.strip() for part in text.split(",")]
     if name == "auto" and norm in AUTO:
+        for key in set(_pairs(name, pairs)) - {"restarts", "eot"}:
+            raise RobustError(f"auto has no parameter {key!r}; it has none")
         return tuple(",".join([one, *pairs]) for one in AUTO[norm])
     if name not in PRESETS:
         return (text,)
@@ -214,6 +216,8 @@ def _pairs(name: str, pairs: Sequence[str]) -> dict[str, str]:
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not (key and equals and value):
             raise RobustError(f"{name}: write parameters as key=value, not {pair!r}")
+        if key.replace("-", "_") in values:
+            raise RobustError(f"{name}: {key} is given twice")
         values[key.replace("-", "_")] = value
     return values
 

@@ -154,3 +154,13 @@ def test_auto_stands_for_other_attacks_where_there_is_no_steepest_ascent():
     assert parse_attacks(["auto", "fmn"], "patch") == [PatchAttack(), FMN()]
     assert parse_attacks(["auto,restarts=2"], "l0")[0] == Restarts(attack=FMN(), restarts=2)
     assert parse_attacks(["auto"], "l1") == [Auto()]
+    with pytest.raises(RobustError, match="auto has no parameter 'steps'; it has none"):
+        parse_attacks(["auto,steps=3"], "l0")
+
+
+def test_two_spellings_of_one_attack_are_one():
+    found = parse_attacks(["pgd", "apgd", "pgd,steps=40", "autoattack", "apgd,steps=100"])
+    assert len({label(attack) for attack in found}) == len(found) == 5
+    assert parse_attacks(["mi-fgsm", "transfer"]) == parse_attacks(["transfer"])
+    with pytest.raises(RobustError, match="pgd: steps is given twice"):
+        parse_attacks(["pgd,steps=4,steps=5"])

@@ -16,6 +16,7 @@ from robust.cli import main
 from robust.core.errors import RobustError
 from robust.core.outcome import RunSpec
 from robust.core.rng import seeded
+from robust.core.smooth import smoothed
 from robust.core.victim import Access
 from robust.data import DataSpec, from_arrays, open_data
 from robust.evaluation import Evaluation
@@ -219,3 +220,21 @@ def test_the_copy_is_compiled_where_that_is_asked_for(search, net, digits, monke
     monkeypatch.setattr(evaluation, "prepare", lambda model, x, *, compiled: asked.append(compiled))
     robust.evaluate(net, *digits, threat=THREAT, attacks="fgsm", curve=False, search=search)
     assert asked == {"auto": [False], "exact": [], "compiled": [True]}[search]
+
+
+def test_smoothed_gradients_pass_a_compiled_copy_by(net, digits):
+    asked = []
+
+    class Copied(nn.Module):
+        def forward(self, x):
+            asked.append(smoothed.active())
+            return net(x)
+
+    prepared = fast._Prepared(Copied(), low=False, compiled=False)
+    prepared.compiled = net  # what torch.compile would have made
+    x = digits[0][:4].requires_grad_()
+    with smoothed(0.1):
+        prepared(x)
+    assert asked == [True]
+    prepared(x)
+    assert asked == [True]

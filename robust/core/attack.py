@@ -121,10 +121,11 @@ class Attack(ABC):
         if threat.norm not in self.norms:
             names = ", ".join(n for n in THREATS if n in self.norms)
             raise RobustError(f"{name} answers {names} threats, not {threat.norm}")
-        if threat.norm in COUNTS and 0 < threat.eps < 1 and not self.minimal:
+        if threat.norm in COUNTS and threat.eps != int(threat.eps):
+            wanted = "1 or more" if threat.eps < 1 else "a whole number"
             raise RobustError(
                 f"eps of a threat of norm {threat.norm} counts {COUNTS[threat.norm]}: "
-                f"1 or more, not {threat.eps:g}"
+                f"{wanted}, not {threat.eps:g}"
             )
         wanted = "targeted" if targeted else "untargeted"
         if wanted not in self.goals:

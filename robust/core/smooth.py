@@ -29,9 +29,24 @@ class smoothed(TorchFunctionMode):
     Activations that no Python code calls (TorchScript) keep their own gradient.
     """
 
+    _active = 0
+
     def __init__(self, width: float) -> None:
         super().__init__()
         self.width = width
+
+    def __enter__(self) -> "smoothed":
+        smoothed._active += 1
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, *details: Any) -> None:
+        smoothed._active -= 1
+        super().__exit__(*details)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def active(cls) -> bool:
+        """Whether any is: compiled code would not know of it."""
+        return cls._active > 0
 
     def __torch_function__(
         self,

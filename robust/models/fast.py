@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robust.core.goal import as_logits
+from robust.core.smooth import smoothed
 
 from .folding import folded
 
@@ -168,9 +169,7 @@ def _build(
             _lower(net, x)
         if images:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        prepared = _Prepared(net, low=low).eval()
-        if compiled:
-            prepared.compile(dynamic=True)
+        prepared = _Prepared(net, low=low, compiled=compiled).eval()
         error = _error(prepared, x, known, low=low)
     except Exception:  # its code may bear another layout, precision or compiler ill
         return None
@@ -196,11 +195,17 @@ def _error(prepared: nn.Module, x: Tensor, known: _Known, *, low: bool) -> float
 class _Prepared(nn.Module):
     """The prepared network, with bf16 where it is wanted."""
 
-    def __init__(self, net: nn.Module, *, low: bool) -> None:
+    def __init__(self, net: nn.Module, *, low: bool, compiled: bool) -> None:
         super().__init__()
         self.net, self.low = net, low
+        self.compiled = torch.compile(self._answer, dynamic=True) if compiled else None
 
     def forward(self, x: Tensor) -> Any:
+        if self.compiled is None or smoothed.active():
+            return self._answer(x)
+        return self.compiled(x)
+
+    def _answer(self, x: Tensor) -> Any:
         if not self.low:
             return self.net(x)
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):

@@ -75,6 +75,33 @@ def test_dead_units_are_noticed_and_seen_through():
     assert (net(x_adv).argmax(1) == 1).float().mean() >= 0.9
 
 
+@pytest.mark.parametrize("threat", [Linf(0.05), L2(0.4), L1(2.0)])
+def test_a_linear_model_is_not_called_masked(threat, digits):
+    x, y = digits
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        centres = torch.stack([x[y == k].flatten(1).mean(0) for k in range(10)])
+        net[1].weight.copy_(8 * centres)
+        net[1].bias.copy_(-4 * centres.square().sum(1))
+    right = net(x).argmax(1) == y
+    victim, x_adv = attack(net, x[right], y[right], threat)
+    assert 0.1 < (net(x_adv).argmax(1) == y[right]).float().mean() < 0.95
+    assert not any("masked" in text or "zero" in text for text in victim.remarks)
+
+
+def test_few_classes_are_aimed_at_once_each_and_surrogates_say_nothing(make_net, make_samples):
+    net, x = make_net((20,), 3), make_samples((20,), 30)
+    y = net(x).argmax(1)
+    victim, _ = attack(net, x, y, Linf(0.02))
+    assert [k for k in victim.marks if k.startswith("towards")] == [
+        "towards likely class 1",
+        "towards likely class 2",
+    ]
+    assert victim.remarks
+    victim, _ = attack(net, x, y, Linf(0.02), persist=True)
+    assert not victim.remarks
+
+
 def test_without_masking_it_does_not_escalate(digits_net, digits):
     x, y = digits
     victim, _ = attack(digits_net, x, y, Linf(0.03))

@@ -164,7 +164,7 @@ def test_few_classes_and_one_logit(name, classes, make_net, make_samples):
     net, x = make_net(small(norm), classes), make_samples(small(norm), 12)
     z = net(x)
     y = (z[:, 0] > 0).long() if classes == 1 else z.argmax(1)
-    x_adv = attack(net, x, y, threat=Threat(norm, 3.0 if norm == "patch" else 0.5))
+    x_adv = attack(net, x, y, threat=Threat(norm, {"patch": 3.0, "l0": 1.0}.get(norm, 0.5)))
     z = net(x_adv)
     predicted = (z[:, 0] > 0).long() if classes == 1 else z.argmax(1)
     if attack.access == Access.GRADIENT and name != "universal-patch":

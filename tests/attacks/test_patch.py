@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import robust
-from robust.attacks import FGSM, PGD, PatchAttack, UniversalPatch
+from robust.attacks import FGSM, FMN, PGD, PatchAttack, UniversalPatch
 from robust.attacks._places import spread
 from robust.core.attack import Attack
 from robust.core.errors import RobustError
@@ -202,6 +202,10 @@ def test_what_does_not_fit_a_patch_is_refused(make_net, make_samples):
         robust.evaluate(net, x, y, threat=Patch(3), attacks="patch,position=4:0")
     with pytest.raises(RobustError, match="counts pixels: 1 or more, not 0.03"):
         FGSM()(net, x, y, threat=Patch(0.03))
+    with pytest.raises(RobustError, match="counts pixels: a whole number, not 2.5"):
+        FGSM()(net, x, y, threat=Patch(2.5))
+    with pytest.raises(RobustError, match="counts coordinates: 1 or more, not 0.3"):
+        FMN()(net, x, y, threat=robust.L0(0.3))
     with pytest.raises(RobustError, match="PGD answers linf, l2, l1 threats, not patch"):
         PGD()(net, x, y, threat=Patch(3))
     with pytest.raises(RobustError, match="PatchAttack answers patch threats, not linf"):
