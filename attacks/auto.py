@@ -18,10 +18,10 @@ _CLASSES = 4  # likely classes to aim at
 _PROBED, _FLAT = 16, 0.1  # samples of the probe by random search; a share of flat gradients
 _CLEAR = 3  # samples, and times what a true gradient broke last, that tell of masking
 _SQUARES, _MOST_SQUARES = 100, 1600  # queries of random search for each sample and round
-_ROUNDS, _PATIENCE = 40, 6  # at most; those that the expected gain is read off
+_ROUNDS, _PATIENCE = 40, 5  # at most; those that the expected gain is read off
 _NARROW = 0.2  # of the survivors, the least that a round takes
 # A round must promise such a part of half the interval, and such a part of a sample.
-_OF_INTERVAL, _OF_SAMPLE = 0.01, 0.09
+_OF_INTERVAL, _OF_SAMPLE = 0.0115, 0.11
 _CHEAP = 0.5  # of all passes before the rounds: so much they may spend whatever they promise
 
 
@@ -151,7 +151,9 @@ class _Escalation:
     def __init__(self, pool: Survivors) -> None:
         self.pool = pool
         self.idle = 0  # rounds in which smoothed descent broke nothing
-        self.squares = _SQUARES
+        # Where gradients are zero, random search is what is left.
+        zero = int(pool.flat[pool.rows].sum()) > _FLAT * len(pool.rows)
+        self.least = self.squares = 3 * _SQUARES if zero else _SQUARES
 
     def run(self, number: int, rows: Tensor) -> None:
         pool = self.pool
@@ -168,7 +170,7 @@ class _Escalation:
         if len(pool.rows) < before and self.idle:
             self.squares = min(2 * self.squares, _MOST_SQUARES)
         else:
-            self.squares = max(self.squares // 2, _SQUARES)
+            self.squares = max(self.squares // 2, self.least)
         rows = pool.left(rows)
         pool.climb(rows, pool.best[rows], 20, size=0.5, smooth=number % 2 == 0)
 
