@@ -162,10 +162,10 @@ def parse_attack(text: str) -> Attack:
     name, *pairs = [part.strip() for part in text.split(",")]
     if name in PRESETS:
         raise RobustError(f"{name} stands for several attacks, and here one is needed")
+    values = _pairs(name, pairs)
     if name in ALIASES:
         name, *meant = ALIASES[name].split(",")
-        pairs = [*meant, *pairs]
-    values = _pairs(name, pairs)
+        values = _pairs(name, meant) | values
     around = {key: values.pop(key) for key in ("restarts", "eot") if key in values}
     attack: Attack = build(find("attacks", name), name, values)
     if "restarts" in around:
