@@ -42,8 +42,8 @@ class Auto(Attack):
 
     After the first stages an attempt takes the samples nearest to their goal alone, three times
     as deep as the last that broke, and at least a third of them, a fifth in the rounds. These end
-    when the next is expected to break less than 1% of half the 95% interval of these samples'
-    accuracy, or less than a tenth of a sample, unless the rounds were cheap so far.
+    when the next is expected to break less than about 1% of half the 95% interval of these samples'
+    accuracy, or than a tenth of a sample, unless the rounds were cheap so far.
 
     The stages of each sample are recorded, and the report shows what each of them broke. Figures,
     and what else was tried, are in docs/auto.md.
