@@ -15,7 +15,7 @@ from .goal import Goal
 from .losses import LOSSES
 from .rng import generator
 from .threat import CONVEX, COUNTS, THREATS, Threat
-from .victim import Access, Model, Victim
+from .victim import Access, Model, Pool, Victim
 
 # One vocabulary: a field of this name means the same in every attack, and so has one range. An
 # attack that does nothing would leave a perfect robust accuracy behind.
@@ -167,7 +167,7 @@ class Attack(ABC):
         labels = y
         if target is not None:
             labels = torch.as_tensor(target, dtype=torch.int64, device=x.device).expand(len(x))
-        victim = Victim(model, len(x), self.access, x.device)
+        victim = Victim(model, len(x), self.access, x.device, pool=Pool(x, y))
         goal = Goal(labels, targeted=target is not None)
         with torch.no_grad():
             return self.search(victim, x, goal, threat, generator(seed, type(self).__name__))

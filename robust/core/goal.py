@@ -45,12 +45,14 @@ class Goal:
         return pair[:, 0] - pair[:, 1]
 
     def satisfied(self, predicted: Tensor) -> Tensor:
-        """Whether predicted classes, int64 (n,), are what the goal wants: bool (n,)."""
-        return (predicted == self.labels) == self.targeted
+        """Whether predicted classes, int64 (n,), are what the goal wants: bool (n,). −1 is none."""
+        return ((predicted == self.labels) == self.targeted) & (predicted >= 0)
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Whether the predicted class satisfies the goal: bool (n,). Ties go to the lower class."""
-        return self.satisfied(logits.argmax(1))
+        """Whether the predicted class satisfies the goal: bool (n,). Ties go to the lower class,
+        and an answer with NaN satisfies none.
+        """
+        return self.satisfied(logits.argmax(1)) & ~logits.isnan().any(1)
 
 
 def without(logits: Tensor, labels: Tensor) -> Tensor:

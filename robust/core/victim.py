@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .errors import RobustError
 from .goal import Goal, as_logits
+from .grid import Grid
+from .oracle import Oracle
+from .progress import Progress
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Goal], Tensor]
@@ -43,6 +46,20 @@ class Watch:
         self.margin = torch.full((n,), float("-inf"), device=device)
 
 
+class BudgetSpent(RobustError):
+    """A sample was asked about that has no query left: see `Victim.left`."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples of the data, x (m, …), and the classes that the model is known or believed to put
+    them into, int64 (m,): where a search for the boundary can start from the other side.
+    """
+
+    x: Tensor
+    labels: Tensor
+
+
 @dataclass
 class Original:
     """The model itself, where a victim answers from a search copy of it.
@@ -69,6 +86,14 @@ class Victim:
     original    `model` is a search copy of this one, which is asked too wherever the copy comes
                 near the goal (a forward more, no query); its logits are the answer there, so that
                 no sample counts as solved, or as unsolved by a hair, on the copy's word
+    budget      int64 (n,), queries that each sample may take in all; to ask about one that has
+                none left raises BudgetSpent
+    pool        samples of other classes to start from
+    progress    is told every answer
+    grid        the values that the model can be sent; what is asked is moved onto it, towards x
+
+    `model` may be an Oracle: then an answer that is known already is no query, and one that takes
+    several draws is as many.
     """
 
     def __init__(
@@ -79,8 +104,13 @@ class Victim:
         device: torch.device | str = "cpu",
         surrogates: int = 0,
         original: Original | None = None,
+        *,
+        budget: Tensor | None = None,
+        pool: Pool | None = None,
+        progress: Progress | None = None,
+        grid: Grid | None = None,
     ) -> None:
-        self.model, self.access = model, access
+        self.model, self.access, self.pool = model, access, pool
         self._networks, self._asked = max(1, surrogates), int(not surrogates)
         self.ledger = Ledger(n, device)
         self.marks: dict[str, Tensor] = {}
@@ -88,6 +118,7 @@ class Victim:
         self._rows = torch.arange(n, device=device)
         self._watch: tuple[Watch, Goal, Tensor] | None = None
         self._original = original
+        self._budget, self._progress, self._grid = budget, progress, grid
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -129,16 +160,52 @@ class Victim:
         seen._watch = watch, goal, torch.arange(len(self), device=self._rows.device)
         return seen, watch
 
+    def limited(self, queries: int) -> "Victim":
+        """The same victim, of which each sample may take at most so many queries from now on."""
+        part = copy.copy(self)
+        spent = self.ledger.queries
+        budget = torch.full_like(spent, queries) + spent
+        part._budget = budget if self._budget is None else torch.minimum(budget, self._budget)
+        return part
+
+    @property
+    def left(self) -> Tensor:
+        """How many more questions each sample can surely pay for: int64 (n,). A question whose
+        answer is known takes nothing off it, but none may be asked once this is 0.
+        """
+        if self._budget is None:
+            return torch.full_like(self._rows, torch.iinfo(torch.int64).max)
+        left: Tensor = self._budget[self._rows] - self.ledger.queries[self._rows]
+        return left.clamp(min=0) // self._price
+
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (n, K) at x. One forward and one query each. Needs access to scores."""
+        """Logits (n, K) at x. One forward and one query each. Needs access to scores.
+
+        Raises BudgetSpent, and asks nothing, where a sample has no query left.
+        """
         self._require(Access.SCORES)
+        return self._answer(x)
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Predicted classes, int64 (n,), at x; −1 where the answer is NaN. One forward and one
+        query each.
+
+        Raises BudgetSpent, and asks nothing, where a sample has no query left.
+        """
+        answer = self._answer(x)
+        return answer.argmax(1).masked_fill(answer.isnan().any(1), -1)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        if self._budget is not None and bool((self.left < 1).any()):
+            raise BudgetSpent("the budget of queries is spent")
+        if self._grid is not None:
+            x = self._grid.snap(x, self._rows)
         with torch.no_grad():
             return self._settled(x, self._forward(x))
 
-    def labels(self, x: Tensor) -> Tensor:
-        """Predicted classes, int64 (n,), at x. One forward and one query each."""
-        with torch.no_grad():
-            return self._settled(x, self._forward(x)).argmax(1)
+    @property
+    def _price(self) -> int:
+        return self.model.draws if isinstance(self.model, Oracle) else 1
 
     def gradient(self, x: Tensor, loss: Loss, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, K), loss (n,) and ∂loss/∂x (n, …) at x: one forward and one backward each.
@@ -194,6 +261,11 @@ class Victim:
     def _forward(self, x: Tensor) -> Tensor:
         if len(x) != len(self):
             raise ValueError(f"{len(x)} rows for a victim of {len(self)} samples")
+        if isinstance(self.model, Oracle):
+            answer, spent = self.model.answer(x)
+            self.ledger.forwards.index_add_(0, self._rows, spent)
+            self.ledger.queries.index_add_(0, self._rows, spent)
+            return answer
         self.ledger.forwards.index_add_(0, self._rows, self._each(1))
         self.ledger.queries.index_add_(0, self._rows, torch.full_like(self._rows, self._asked))
         return as_logits(self.model(x), len(x))
@@ -214,6 +286,8 @@ class Victim:
                 original.band = max(original.band, 2 * seen)
                 logits = logits.index_copy(0, rows, own.to(logits.dtype))
         self._see(logits)
+        if self._progress is not None:
+            self._progress.see(self._rows, x, logits, self.ledger.queries[self._rows])
         return logits
 
     def _see(self, logits: Tensor) -> None:

@@ -1,0 +1,178 @@
+"""An oracle: a model that can only be asked. It counts, and never asks twice what it knows."""
+
+import hashlib
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .goal import as_logits
+
+_MOST = 256 * 2**20  # bytes of answers that are remembered; the oldest are forgotten first
+_ENTRY = 200  # bytes that an answer takes besides its scores
+CHECKS = 1 << 20  # draws from this number on are repeated checks, and never part of an answer
+
+Key = bytes  # 16 bytes of the sample's digest, 4 of the draw's number
+
+
+class Remote(nn.Module):
+    """A model elsewhere, whose answers come in parts and may stop coming."""
+
+    @abstractmethod
+    def ask(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Answers to the rows of x (n, …) as they arrive: (int64 (k,) which rows, logits (k, K)).
+
+        Each row comes once, in any order. Raises RobustError where no answer can be had; what was
+        yielded before stays good.
+        """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, parts = zip(*self.ask(x), strict=True)
+        order = torch.cat(rows).argsort()
+        return torch.cat(parts)[order]
+
+
+class Journal(Protocol):
+    """Where answers are kept as they arrive, so that a later process need not ask again."""
+
+    def read(self) -> dict[Key, np.ndarray]: ...
+
+    def append(self, keys: Sequence[Key], answers: np.ndarray) -> None: ...
+
+
+class Oracle(nn.Module):
+    """A model whose every answer is counted and remembered; called, it gives logits (n, K).
+
+    model       pixels to logits; a `Remote` hands its answers over as they arrive
+    labels      only the class counts: several draws vote, where those of scores are averaged as
+                probabilities
+    draws       answers that make one: more than 1 where the model answers at random. The draws of
+                a sample are numbered, and each is asked for once
+    asked       answers that the model gave, or had given to an earlier process that kept them
+    repeated    answers that needed no question, for the same had been asked before
+    not_finite  answers with NaN, which reach no goal
+    """
+
+    def __init__(self, model: nn.Module, *, labels: bool = False, draws: int = 1) -> None:
+        super().__init__()
+        self.model, self.labels, self.draws = model, labels, draws
+        self.asked = self.repeated = self.not_finite = 0
+        self._lasting: OrderedDict[Key, bytes] = OrderedDict()
+        self._known, self._bytes = self._lasting, 0
+        self._earlier: dict[Key, np.ndarray] = {}
+        self._journal: Journal | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x)[0]
+
+    def answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, K) at x, and the queries that each row took, int64 (n,): none where all of its
+        draws are known.
+        """
+        answers, spent = self.draw(x, range(self.draws))
+        return self.combine(answers), spent
+
+    def combine(self, answers: Tensor) -> Tensor:
+        """One answer (n, K) from several draws (n, d, K)."""
+        if answers.shape[1] == 1:
+            return answers[:, 0]
+        if self.labels:
+            votes = nn.functional.one_hot(answers.argmax(2), answers.shape[2])
+            return votes.to(answers.dtype).mean(1)
+        return answers.log_softmax(2).logsumexp(1)
+
+    def draw(self, x: Tensor, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The draws of these numbers at x: logits (n, d, K), and queries taken, int64 (n,)."""
+        keys = self._keys(x, numbers)
+        flat = [key for row in keys for key in row]
+        wanted: dict[Key, int] = {}  # those to be asked for, and their row
+        fresh = torch.zeros(len(flat), dtype=torch.int64)
+        found: dict[Key, bytes] = {}
+        for place, key in enumerate(flat):
+            if key in found or key in wanted:
+                continue
+            if key in self._known or key in self._lasting:
+                found[key] = self._known.get(key) or self._lasting[key]
+                continue
+            fresh[place] = 1
+            if key in self._earlier:
+                found[key] = self._keep(key, self._earlier.pop(key))
+            else:
+                wanted[key] = place // len(numbers)
+        self._ask(x, wanted, found)
+        spent = fresh.view(len(x), len(numbers)).sum(1).to(x.device)
+        taken = int(spent.sum())
+        self.asked += taken
+        self.repeated += len(flat) - taken
+        answers = np.frombuffer(b"".join(found[key] for key in flat), dtype=np.float32)
+        classes = answers.size // max(1, len(flat))
+        shaped = torch.from_numpy(answers.reshape(len(x), len(numbers), classes).copy())
+        return shaped.to(x.device), spent
+
+    @contextmanager
+    def remembering(self, journal: Journal | None) -> Iterator[None]:
+        """Forget at the end what is learned meanwhile; what the journal holds is not asked again.
+
+        What was learned outside of this (before a run) is remembered as long as the oracle.
+        """
+        self._known, self._bytes = OrderedDict(), 0
+        self._journal = journal
+        self._earlier = {} if journal is None else journal.read()
+        try:
+            yield
+        finally:
+            self._known, self._earlier, self._journal = self._lasting, {}, None
+
+    @contextmanager
+    def learning(self, journal: Journal | None) -> Iterator[None]:
+        """What is learned meanwhile is remembered for good, and kept in the journal."""
+        self._journal = journal
+        self._earlier = {} if journal is None else journal.read()
+        try:
+            yield
+        finally:
+            self._earlier, self._journal = {}, None
+
+    def _ask(self, x: Tensor, wanted: dict[Key, int], found: dict[Key, bytes]) -> None:
+        if not wanted:
+            return
+        keys = list(wanted)
+        rows = x[torch.tensor([wanted[key] for key in keys], device=x.device)]
+        parts: Iterator[tuple[Tensor, Tensor]]
+        if isinstance(self.model, Remote):
+            parts = self.model.ask(rows)
+        else:
+            parts = iter([(torch.arange(len(rows)), self.model(rows))])
+        for places, output in parts:
+            answers = as_logits(output, len(places)).detach().float().cpu().numpy()
+            theirs = [keys[int(place)] for place in places]
+            if self._journal is not None:
+                self._journal.append(theirs, answers)
+            self.not_finite += int(np.isnan(answers).any(1).sum())
+            for key, answer in zip(theirs, answers, strict=True):
+                found[key] = self._keep(key, answer)
+
+    def _keep(self, key: Key, answer: np.ndarray) -> bytes:
+        kept = answer.tobytes()
+        self._known[key] = kept
+        self._bytes += len(kept) + _ENTRY
+        while self._bytes > _MOST and self._known is not self._lasting:
+            _, oldest = self._known.popitem(last=False)
+            self._bytes -= len(oldest) + _ENTRY
+        return kept
+
+    def _keys(self, x: Tensor, numbers: Sequence[int]) -> list[list[Key]]:
+        rows = np.ascontiguousarray(x.detach().cpu().numpy()).reshape(len(x), -1)
+        ends = [number.to_bytes(4, "little") for number in numbers]
+        digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        return [[digest + end for end in ends] for digest in digests]
+
+
+def oracle_in(model: object) -> Oracle | None:
+    """The model as an oracle, if it is one."""
+    return model if isinstance(model, Oracle) else None
