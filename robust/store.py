@@ -262,7 +262,10 @@ def _read_fit(path: Path) -> Fit:
 
 
 # What shards of an earlier version lack, and so takes its default.
-_SINCE = {"stages", "entered", "remarks", "remarked"}
+_SINCE = {
+    *("stages", "entered", "remarks", "remarked", "fooled"),
+    *("trace_rows", "trace_queries", "trace_distance", "asked", "repeated", "not_finite"),
+}
 
 
 def _get(group: Any, cls: type) -> dict[str, Any]:

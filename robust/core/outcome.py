@@ -36,6 +36,12 @@ class RunSpec:
     search      "auto": attacks search on a copy of the model, prepared for that, wherever it is
                 faster; "exact": on the model itself, as every run before there was a choice;
                 "compiled": on a copy by torch.compile
+    access      the most that attacks may see of the model: gradient, scores or labels. With less
+                than gradient the model is an oracle, which counts and remembers
+    queries     at most so many questions about a sample, those of the engine itself included, over
+                all attacks together (with `every`: for each attack); None: what the attacks say
+    draws       answers of an oracle that make one; more than 1 where it answers at random
+    checks      how often each candidate is checked again: 1, or more where the oracle is random
     """
 
     model: dict[str, Any]
@@ -52,6 +58,10 @@ class RunSpec:
     device: str = "cpu"
     surrogates: list[dict[str, Any]] = field(default_factory=list)
     search: str = "exact"
+    access: str = "gradient"
+    queries: int | None = None
+    draws: int = 1
+    checks: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -66,8 +76,9 @@ class RunSpec:
         record = self.to_dict()
         for part, path in (("model", "path"), ("data", "source")):
             record[part] = {k: v for k, v in record[part].items() if k != path}
-        if record["search"] == "exact":  # so that those runs keep their hash
-            del record["search"]
+        for name, default in _OLD.items():  # so that those runs keep their hash
+            if record[name] == default:
+                del record[name]
         surrogates = record.pop("surrogates")
         if surrogates:  # a run without has the hash that it had before there were any
             record["surrogates"] = [
@@ -75,6 +86,10 @@ class RunSpec:
             ]
         text = json.dumps(record, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# What every run asked before there was a choice.
+_OLD = {"search": "exact", "access": "gradient", "queries": None, "draws": 1, "checks": 1}
 
 
 @dataclass
@@ -96,6 +111,11 @@ class AttackRows:
     entered         bool (k, number of stages): which of them the sample came into
     remarks         what the search said of samples, if anything: one text a line
     remarked        bool (k, number of remarks): whether that is said of the sample
+    fooled          float64 (k,): in which share of RunSpec.checks the goal was reached; success
+                    wants half of them
+    trace_rows, trace_queries, trace_distance   of attacks on an oracle, how far each sample had
+                    come: int64 place among the k, int64 queries spent by then, float64 distance of
+                    its nearest success from then on; in the order of the search, (m,) each
     """
 
     label: str
@@ -116,6 +136,10 @@ class AttackRows:
     entered: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
     remarks: str = ""
     remarked: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
+    fooled: Floats = field(default_factory=lambda: np.zeros(0))
+    trace_rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    trace_queries: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    trace_distance: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass
@@ -157,6 +181,10 @@ class Shard:
     x               float32 (m, …), the clean samples for which some attack has an x_adv,
                     `kept` int64 (m,) their positions
     seconds         wall time of the whole shard
+    asked           answers that an oracle gave for this shard, those to the engine itself included;
+                    0 where the model is none
+    repeated        answers that needed no question, for the same had been asked before
+    not_finite      answers with NaN, which reach no goal
     """
 
     index: int
@@ -171,6 +199,9 @@ class Shard:
     kept: Ints
     x: Pixels
     seconds: float = 0.0
+    asked: int = 0
+    repeated: int = 0
+    not_finite: int = 0
     attacks: list[AttackRows] = field(default_factory=list)
 
     def __len__(self) -> int:
