@@ -17,7 +17,7 @@ class ModelInfo:
 
     path         where it was read from ("" in memory)
     kind         "robust-checkpoint", "state-dict", "safetensors", "torchscript", "torch.export",
-                 "pickled-module" or "in-memory"
+                 "pickled-module", "in-memory", "onnx", "function", "v2-service" or "json-service"
     sha256       of the file's bytes; in memory, of the parameters and buffers in order
     arch         name of the architecture, or "file.py:factory"
     shape        of one sample, without the batch dimension
@@ -26,7 +26,9 @@ class ModelInfo:
     data         the data set that the model was trained on, as `robust train` stored it
     threat       {"norm", "eps", "low", "high"}, as `robust train` stored it
     parameters   their number
-    extra        whatever else training stored, JSON-able
+    extra        whatever else training stored, or is known of a service, JSON-able
+    access       the most that it gives: "gradient", "scores" or "labels"
+    eight_bit    it is sent 8-bit images: every value is rounded on the way
     """
 
     path: str
@@ -42,6 +44,8 @@ class ModelInfo:
     threat: dict[str, Any] | None
     parameters: int
     extra: dict[str, Any] = field(default_factory=dict)
+    access: str = "gradient"
+    eight_bit: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values: tuples become lists."""
