@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from . import charts, pictures, text, training
 from .charts import Series
+from .rates import wilson
 from .rows import Example
-from .summary import Report, wilson
+from .summary import Report
 
 # Characters that pictures may take in a page; the rest of it is far below the 2 MB it may have.
 PICTURES = 1_400_000

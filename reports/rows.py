@@ -9,13 +9,19 @@ import numpy as np
 
 from robust.core.outcome import REFUSALS, AttackRows, Bools, Floats, Ints, Pixels, Shard
 
+from .queries import Economy, counts
+
 GALLERY = 24
 GALLERY_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Example:
-    """One broken sample, by the first attack that broke it; x and x_adv are copies."""
+    """One broken sample, by the first attack that broke it; x and x_adv are copies.
+
+    The confidences are NaN where the model gave labels alone; fooled is the share of repeated
+    checks in which the example fooled it, None where it was not checked again.
+    """
 
     id: int
     label: int
@@ -28,6 +34,7 @@ class Example:
     distance: float
     x: Pixels
     x_adv: Pixels
+    fooled: float | None = None
 
 
 @dataclass
@@ -45,8 +52,11 @@ class Tally:
     alone    correct samples that this attack did not break
     left     correct samples that neither this attack nor those before it broke
     survive  successes that still stand after rounding to 8 bits, of `rounded` that were asked
+    fooled   sum over the successes that were checked again, `checked` of them, of the share of
+             these checks that they passed
     """
 
+    economy: Economy
     given: int = 0
     successes: int = 0
     alone: int = 0
@@ -60,7 +70,8 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     stages: dict[str, Stage] = field(default_factory=dict)
     remarks: Counter[str] = field(default_factory=Counter)
-    queries_of_successes: list[Ints] = field(default_factory=list)
+    fooled: float = 0.0
+    checked: int = 0
 
     def add(self, rows: AttackRows) -> None:
         self.given += len(rows.rows)
@@ -72,7 +83,10 @@ class Tally:
         self.queries += int(rows.queries.sum())
         self.seconds += float(rows.seconds)
         self.refused.update(REFUSALS[code] for code in rows.refused[rows.refused > 0].tolist())
-        self.queries_of_successes.append(rows.queries[rows.success].copy())
+        self.economy.add(rows)
+        if len(rows.fooled):
+            self.fooled += float(rows.fooled[rows.success].sum())
+            self.checked += int(rows.success.sum())
         self._add_stages(rows)
         for text, said in zip(rows.remarks.splitlines(), rows.remarked.T, strict=True):
             self.remarks[text] += int(said.sum())
@@ -88,19 +102,6 @@ class Tally:
             stage = self.stages.setdefault(name, Stage())
             stage.given += int(given)
             stage.broken += int(broken)
-
-    @property
-    def queries_mean(self) -> float | None:
-        queries = self._queries()
-        return float(queries.mean()) if len(queries) else None
-
-    @property
-    def queries_median(self) -> float | None:
-        queries = self._queries()
-        return float(np.median(queries)) if len(queries) else None
-
-    def _queries(self) -> Ints:
-        return np.concatenate([np.zeros(0, np.int64), *self.queries_of_successes])
 
 
 @dataclass
@@ -163,6 +164,7 @@ class Gallery:
                     distance=float(rows.distance[at]),
                     x=x.copy(),
                     x_adv=rows.x_adv[int(rows.success[:at].sum())].copy(),
+                    fooled=float(rows.fooled[at]) if len(rows.fooled) else None,
                 )
             )
             self._per_class[int(shard.labels[position])] += 1
@@ -186,18 +188,36 @@ class Gallery:
         return len(self._kept)
 
 
-def consume(
-    shards: Iterable[Shard], attacks: list[dict[str, Any]]
-) -> tuple[Columns, list[Tally], Gallery, float]:
-    """Read the shards one at a time; `attacks` are the spec's, in cascade order.
+@dataclass
+class Whole:
+    """Sums over the shards, whatever the attack: see the names in Shard."""
 
-    Returns columns, one tally per attack, examples, and the seconds that the shards took.
+    seconds: float = 0.0
+    asked: int = 0
+    repeated: int = 0
+    not_finite: int = 0
+
+    def add(self, shard: Shard) -> None:
+        self.seconds += float(shard.seconds)
+        self.asked += int(shard.asked)
+        self.repeated += int(shard.repeated)
+        self.not_finite += int(shard.not_finite)
+
+
+def consume(
+    shards: Iterable[Shard], spec: dict[str, Any]
+) -> tuple[Columns, list[Tally], Gallery, Whole]:
+    """Read the shards of a run with that spec, one at a time.
+
+    Returns columns, one tally per attack in cascade order, examples, and sums over all shards.
     """
+    attacks: list[dict[str, Any]] = spec["attacks"]
     labels = [attack.get("label") or attack["name"] for attack in attacks]
-    tallies = [Tally() for _ in attacks]
+    eps, most = float(spec["threat"]["eps"]), spec.get("queries")
+    tallies = [Tally(Economy(eps, counts(attack, most))) for attack in attacks]
     gallery = Gallery()
     parts: list[Columns] = []
-    seconds = 0.0
+    whole = Whole()
     for shard in shards:
         by_label = {rows.label: rows for rows in shard.attacks}
         if unknown := set(by_label) - set(labels):
@@ -206,7 +226,7 @@ def consume(
         part = _columns(shard, order, tallies)
         gallery.offer(shard, part.first, order)
         parts.append(part)
-        seconds += float(shard.seconds)
+        whole.add(shard)
     none, nowhere = np.zeros(0, np.int64), np.zeros(0)
     parts.append(Columns(none, none, none, nowhere, none, none, none))
 
@@ -214,7 +234,7 @@ def consume(
         return np.concatenate([getattr(part, name) for part in parts])
 
     columns = Columns(**{column.name: joined(column.name) for column in fields(Columns)})
-    return columns, tallies, gallery, seconds
+    return columns, tallies, gallery, whole
 
 
 def _columns(shard: Shard, order: list[AttackRows | None], tallies: list[Tally]) -> Columns:

@@ -1,35 +1,19 @@
 """Rows → figures, pure: a Report holds no figure that was not derived from the stored outcomes."""
 
-import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
 from robust.core.threat import COUNTS
 
-from . import protocol, text
-from .rows import Columns, Example, Tally, consume
-
-Interval = tuple[float, float]
+from . import oracle, protocol, text
+from .rates import Interval, plain, rate, ratio, wilson
+from .rows import Columns, Example, Tally, Whole, consume
 
 ACCESS = {1: "labels", 2: "scores", 3: "gradient"}
-
-
-def wilson(k: int, n: int) -> Interval:
-    """95 % Wilson score interval of k out of n; NaN for n = 0."""
-    if n == 0:
-        return math.nan, math.nan
-    ci = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(ci.low), float(ci.high)
-
-
-def rate(k: int, n: int) -> float:
-    """k / n; NaN for n = 0."""
-    return k / n if n else math.nan
 
 
 class Report:
@@ -58,8 +42,9 @@ class Report:
         self.spec: dict[str, Any] = run["spec"]
         self._columns: Columns
         self._tallies: list[Tally]
-        self._columns, self._tallies, gallery, seconds = consume(shards, self.spec["attacks"])
-        self.seconds: float = run.get("seconds") or seconds
+        self._whole: Whole
+        self._columns, self._tallies, gallery, self._whole = consume(shards, self.spec)
+        self.seconds: float = run.get("seconds") or self._whole.seconds
         self.gallery: list[Example] = list(gallery)
 
     def __repr__(self) -> str:
@@ -175,12 +160,15 @@ class Report:
     def attacks(self) -> list[dict[str, Any]]:
         """One dict per attack, in the order they ran.
 
-        robust_accuracy is what this attack and those before it left; with `every`, what this
-        attack alone left. success_rate is over the samples it was given, queries_mean and
-        queries_median over its successes; each is None where there are none. `crafting` is what an
-        attack spent once for all samples: contained in its sums, in no figure per sample. `stages`
-        are the attack's own, with the samples that came into each and those that it broke;
-        `remarks` what it says of so many samples.
+        robust_accuracy is what this attack and those before it left; with `every`, what this attack
+        alone left. success_rate is over the samples it was given, queries_mean, queries_median and
+        queries_p90 over its successes, up to the first one inside eps where that is known; each is
+        None where there are none. success_by_queries and distance_by_queries (see
+        `queries.Economy`) are None for attacks whose answers nobody followed, the latter also where
+        they look for no smallest distance. fooled_mean is over the successes that were checked
+        again. `crafting` is what an attack spent once for all samples: contained in its sums, in no
+        figure per sample. `stages` are the attack's own, with the samples that came into each and
+        those that it broke; `remarks` what it says of so many samples.
         """
         rows = []
         crafted = {fit["number"]: fit for fit in self.run.get("fits") or []}
@@ -198,16 +186,20 @@ class Report:
                     "successes": t.successes,
                     "robust_accuracy": rate(left, self.n),
                     "robust_accuracy_ci": wilson(left, self.n),
-                    "success_rate": _ratio(t.successes, t.given),
-                    "survives_8bit": _ratio(t.survive, t.rounded),
+                    "success_rate": ratio(t.successes, t.given),
+                    "survives_8bit": ratio(t.survive, t.rounded),
                     "forwards": t.forwards + once["forwards"],
                     "backwards": t.backwards + once["backwards"],
                     "queries": t.queries + once["queries"],
-                    "forwards_per_sample": _ratio(t.forwards, t.given),
-                    "backwards_per_sample": _ratio(t.backwards, t.given),
-                    "queries_per_sample": _ratio(t.queries, t.given),
-                    "queries_mean": t.queries_mean,
-                    "queries_median": t.queries_median,
+                    "forwards_per_sample": ratio(t.forwards, t.given),
+                    "backwards_per_sample": ratio(t.backwards, t.given),
+                    "queries_per_sample": ratio(t.queries, t.given),
+                    "queries_mean": t.economy.mean,
+                    "queries_median": t.economy.quantile(0.5),
+                    "queries_p90": t.economy.quantile(0.9),
+                    "success_by_queries": self._success_by_queries(t),
+                    "distance_by_queries": (t.economy.improved and t.economy.distance()) or None,
+                    "fooled_mean": ratio(t.fooled, t.checked),
                     "seconds": t.seconds + once["seconds"],
                     "crafting": crafted.get(number),
                     "refused": dict(sorted(t.refused.items())),
@@ -216,6 +208,16 @@ class Report:
                 }
             )
         return rows
+
+    def _success_by_queries(self, tally: Tally) -> list[tuple[int, float]] | None:
+        followed = tally.economy.traced or self.spec.get("access", "gradient") != "gradient"
+        return (followed and tally.economy.success()) or None
+
+    @cached_property
+    def oracle(self) -> dict[str, Any]:
+        """What the model was asked in all (see `oracle.record`); empty where it is no oracle."""
+        searched = sum(attack["queries"] for attack in self.attacks)
+        return oracle.record(self.run, self._whole, searched, self.seconds)
 
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
@@ -251,7 +253,7 @@ class Report:
         """Fraction of the broken samples whose first example survives rounding to 8 bits."""
         asked = self._columns.survives_8bit[self._columns.correct & (self._columns.first >= 0)]
         asked = asked[asked >= 0]
-        return _ratio(int(asked.sum()), len(asked))
+        return ratio(int(asked.sum()), len(asked))
 
     # What a reader must know besides
 
@@ -267,9 +269,10 @@ class Report:
         if not self._tallies:
             notes.append("No attack ran: robustness was not measured.")
         elif self.n and not self.counts["broken"]:
+            why = "too few queries" if self.oracle else "gradients that mislead them"
             notes.append(
                 "No attack broke a single sample. That is rare, and more often a sign of attacks "
-                "that were too weak or gradients that mislead them than of a robust model."
+                f"that were too weak or {why} than of a robust model."
             )
         notes += protocol.notes(self.spec, complete=self.complete)
         low, high = self.robust_accuracy_ci
@@ -286,6 +289,9 @@ class Report:
                 "only verified one candidate per sample and attack. Forwards and backwards are the "
                 "surrogates'. Attackers who can query the model do better."
             )
+        fooled = ratio(sum(t.fooled for t in self._tallies), sum(t.checked for t in self._tallies))
+        model, transfer = self.spec["model"], bool(surrogates)
+        notes += oracle.notes(self.oracle, model, fooled, transfer=transfer)
         for attack in self.attacks:
             if attack["crafting"]:
                 once, name = attack["crafting"], attack["label"]
@@ -372,6 +378,7 @@ class Report:
                 for i, j in np.argwhere(self.confusion).tolist()
             ],
             "survives_8bit": self.survives_8bit,
+            "oracle": self.oracle or None,
             "notes": self.notes,
             "seconds": self.seconds,
             "seed": self.spec.get("seed", 0),
@@ -380,24 +387,5 @@ class Report:
             "versions": self.run.get("versions") or {},
             "argv": self.run.get("argv") or [],
         }
-        plain: dict[str, Any] = _plain(record)
-        return plain
-
-
-def _ratio(k: int, n: int) -> float | None:
-    return k / n if n else None
-
-
-def _plain(value: Any) -> Any:
-    """The same in JSON types: tuples as lists, NumPy scalars as numbers, NaN and ∞ as null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return str(value)
+        found: dict[str, Any] = plain(record)
+        return found

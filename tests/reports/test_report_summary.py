@@ -8,7 +8,8 @@ import pytest
 from synthetic import rows, run, shard, staged, ten
 
 from robust.core.outcome import Shard
-from robust.reports.summary import Report, wilson
+from robust.reports.rates import wilson
+from robust.reports.summary import Report
 
 
 def test_accuracies_of_a_cascade() -> None:
