@@ -12,17 +12,24 @@ from robust.reports.html import render, render_training
 from robust.reports.summary import Report
 
 from . import evaluation as engine
+from .asking import refuse_tiny_budget
 from .core.attack import Attack, check_batch
 from .core.errors import RobustError
 from .core.files import write_text
+from .core.oracle import Oracle
 from .core.outcome import Fit, RunSpec
 from .core.threat import Threat
 from .core.victim import Access, Model
 from .data import Source, from_arrays
 from .models import Loaded, in_memory
 from .preflight import auto_batch_size, examine
-from .registry import label, name_of, parse_attacks
+from .probing import CHECKS, DRAWS, answers_at_random
+from .registry import black_box, label, name_of, parse_attacks
 from .store import MemoryStore, RunFolder, argv, new_record
+
+LEVELS = ("labels", "scores", "gradient")
+ASKED_FIRST = 8  # samples that an oracle is asked about before a run
+ORACLE_BATCH = 64
 
 
 def evaluate(
@@ -39,6 +46,10 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     search: str = "auto",
+    access: str = "gradient",
+    queries: int | None = None,
+    draws: int | None = None,
+    price_per_1000: float | None = None,
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Report:
@@ -61,6 +72,11 @@ def evaluate(
                 channels_last, bf16 where the hardware has it) if it is faster, and the model itself
                 answers whatever comes near the goal; "exact": on the model itself; "compiled": on a
                 copy that torch.compile has made, which takes minutes at first
+    access      "scores" or "labels": the model is an oracle, which attacks can only ask, and which
+                counts every answer
+    queries     the most that a sample may cost then, what the engine itself asks included
+    draws       answers that make one, where an oracle answers at random; None: find out
+    price_per_1000   of the oracle's answers, for the report
     out         a folder for the run and its report; None: keep the outcomes in memory
     resume      go on with the run in `out`; the model must have parameters, whose hash tells it
 
@@ -76,9 +92,10 @@ def evaluate(
         raise RobustError(
             "resume needs a model with parameters: a plain function cannot be told from another"
         )
-    chosen = parse_attacks_and_instances(attacks, threat.norm)
+    loaded = as_oracle(in_memory(module), access)
+    chosen = parse_attacks_and_instances(attacks, threat.norm, access)
     spec = plan(
-        in_memory(module),
+        loaded,
         source,
         {"source": "in memory"},
         threat,
@@ -90,17 +107,23 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         search=search,
+        access=access,
+        queries=queries,
+        draws=draws,
         device=device,
     )
-    run = engine.Evaluation(spec, module, source, chosen, stand_ins)
+    asked = asked_before(loaded)
+    run = engine.Evaluation(spec, loaded.module, source, chosen, stand_ins, asked)
+    facts = oracle_facts(loaded, price_per_1000)
     if out is None:
         store = MemoryStore()
         for _ in run.run(store):
             pass
         record = new_record("attack", spec.to_dict(), spec.hash, [])
-        record |= {"status": "done", "fits": _facts(store.fits())}
+        record |= {"status": "done", "fits": _facts(store.fits()), **facts}
         return Report(record, store.shards.values())
     folder = RunFolder.start(Path(out), spec, argv(), resume=resume)
+    folder.record |= facts
     for _ in run.run(folder):
         pass
     return conclude(folder)
@@ -117,13 +140,41 @@ class _Callable(nn.Module):
         return self.function(x)
 
 
+def as_oracle(loaded: Loaded, access: str) -> Loaded:
+    """The model as attackers with that access have it: an Oracle, unless they have gradients.
+
+    Raises RobustError where the model itself gives less.
+    """
+    if access not in LEVELS:
+        raise RobustError(f"access must be one of {', '.join(LEVELS)}, not {access!r}")
+    own = loaded.info.access
+    if LEVELS.index(access) > LEVELS.index(own):
+        raise RobustError(f"the model gives {own} only, not {access}: say --access {own}")
+    if access == "gradient":
+        return loaded
+    scores = own != "labels"
+    return Loaded(Oracle(loaded.module, labels=access == "labels", scores=scores), loaded.info)
+
+
+def asked_before(loaded: Loaded) -> int:
+    """How many answers an oracle gave before the run."""
+    return loaded.module.asked if isinstance(loaded.module, Oracle) else 0
+
+
+def oracle_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]:
+    """What run.json says of an oracle besides the spec."""
+    if not isinstance(loaded.module, Oracle):
+        return {}
+    return {"preflight": {"asked": loaded.module.asked}, "price_per_1000": price_per_1000}
+
+
 def parse_attacks_and_instances(
-    attacks: str | Attack | Iterable[str | Attack], norm: str
+    attacks: str | Attack | Iterable[str | Attack], norm: str, access: str = "gradient"
 ) -> list[Attack]:
     """Attacks on threats of that norm from a mixture of texts and instances, in order."""
     found: list[Attack] = []
     for attack in [attacks] if isinstance(attacks, str | Attack) else attacks:
-        found += parse_attacks([attack], norm) if isinstance(attack, str) else [attack]
+        found += parse_attacks([attack], norm, access) if isinstance(attack, str) else [attack]
     labels = [label(attack) for attack in found]
     return [attack for i, attack in enumerate(found) if labels[i] not in labels[:i]]
 
@@ -145,8 +196,14 @@ def plan(
     batch_size: int | None = None,
     seed: int = 0,
     search: str = "auto",
+    access: str = "gradient",
+    queries: int | None = None,
+    draws: int | None = None,
 ) -> RunSpec:
     """Everything checked and decided before the first step: the spec of a run.
+
+    loaded      the model as `as_oracle` gives it for this access
+    draws       of an oracle; None: a few repeated queries tell whether it answers at random
 
     Raises RobustError where model, data, threat and attacks do not fit each other.
     """
@@ -159,24 +216,46 @@ def plan(
                 f"{label(attack)} looks for the smallest perturbation, which fools a surrogate "
                 "and hardly anything else: use an attack that spends all of eps, such as transfer"
             )
+        if not surrogates and LEVELS.index(str(attack.access)) > LEVELS.index(access):
+            others = ", ".join(black_box(threat.norm, access)) or "none of this norm"
+            raise RobustError(
+                f"{label(attack)} needs {attack.access}, and attackers have access to {access} "
+                f"only; there is {others}"
+            )
     if limit is not None and limit < 1:
         raise RobustError(f"--limit must be at least 1, not {limit}")
     if batch_size is not None and batch_size < 1:
         raise RobustError(f"--batch-size must be at least 1, not {batch_size}")
+    for name, value in (("--queries", queries), ("--draws", draws)):
+        if value is not None and value < 1:
+            raise RobustError(f"{name} must be at least 1, not {value}")
+    if access == "gradient" and (queries or draws):
+        raise RobustError(
+            "--queries and --draws are for models that can only be asked: add --access scores or "
+            "--access labels"
+        )
     if search not in engine.SEARCHES:
         raise RobustError(f"search must be one of {', '.join(engine.SEARCHES)}, not {search!r}")
     gradient = any(attack.access == Access.GRADIENT for attack in attacks)
     asked = gradient and not surrogates
-    classes = examine(loaded.module, source, device, targeted, gradient=asked)
+    oracle = loaded.module if isinstance(loaded.module, Oracle) else None
+    ids = None
+    if oracle is not None:  # about samples that the run asks about anyway
+        ids = engine.order_of(source, shuffle, seed)[: min(limit or ASKED_FIRST, ASKED_FIRST)]
+    classes = examine(loaded.module, source, device, targeted, gradient=asked, ids=ids)
+    if oracle is not None and ids is not None:
+        oracle.draws = draws or _draws(oracle, source.batch(ids).x.to(device))
     for attack in attacks:
         attack.check(threat, targeted=targeted is not None, shape=source.shape, classes=classes)
     for number, surrogate in enumerate(surrogates, start=1):
         _examine_surrogate(surrogate, number, source, device, classes, gradient=gradient)
-    if batch_size is None:
+    if batch_size is None and oracle is not None:
+        batch_size = ORACLE_BATCH
+    elif batch_size is None:
         networks = [one.module for one in (loaded, *surrogates)]
         batch_size = min(auto_batch_size(network, source, device) for network in networks)
-    curve = curve and not surrogates and engine.has_curve(threat)
-    return RunSpec(
+    curve = curve and gradient and not surrogates and engine.has_curve(threat)
+    spec = RunSpec(
         model=_model_record(loaded, classes),
         surrogates=[_model_record(surrogate, classes) for surrogate in surrogates],
         data={
@@ -206,8 +285,18 @@ def plan(
         curve=list(engine.CURVE) if curve else [],
         seed=seed,
         search=search,
+        access=access,
+        queries=queries,
+        draws=1 if oracle is None else oracle.draws,
+        checks=CHECKS if oracle is not None and oracle.draws > 1 else 1,
         device=str(device),
     )
+    refuse_tiny_budget(spec, asked_before(loaded))
+    return spec
+
+
+def _draws(oracle: Oracle, x: Tensor) -> int:
+    return DRAWS if answers_at_random(oracle, x) else 1
 
 
 def _examine_surrogate(
@@ -231,7 +320,10 @@ def _examine_surrogate(
 def _model_record(loaded: Loaded, classes: int) -> dict[str, Any]:
     """What a run records about a model file."""
     facts = loaded.info.to_dict()
+    special = {"access": "gradient", "eight_bit": False}  # what few models are
+    few = {key: facts[key] for key, usual in special.items() if facts[key] != usual}
     return {
+        **few,
         **{key: facts[key] for key in ("path", "kind", "sha256", "arch", "parameters")},
         "num_classes": classes,
         "classes": facts["classes"],

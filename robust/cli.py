@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .core.errors import RobustError
+from .options import BATCH_SIZE, NUMBER, NUMBERS, Numbers, model_options, oracle_options
 
 RUNS = Path("runs")
 
@@ -23,51 +24,6 @@ class _Group(click.Group):
             ctx.exit(2)
 
 
-class _Number(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """A decimal or a fraction: 0.3, 8/255."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        from .registry import number
-
-        try:
-            return float(value) if isinstance(value, int | float) else number(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor a fraction like 8/255", param, ctx)
-
-
-class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """Numbers separated by commas."""
-
-    name = "numbers"
-
-    def __init__(self, count: int | None = None) -> None:
-        self.count = count
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        found = tuple(_Number().convert(part, param, ctx) for part in value.split(","))
-        if self.count and len(found) != self.count:
-            self.fail(f"{value!r}: {self.count} numbers with a comma between them", param, ctx)
-        return found
-
-
-class _BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    name = "n|auto"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
-        if value == "auto" or isinstance(value, int):
-            return value  # type: ignore[no-any-return]
-        if not (value.isdigit() and int(value)):
-            self.fail(f"{value!r} is neither a positive number nor auto", param, ctx)
-        return int(value)
-
-
-NUMBER, NUMBERS, BATCH_SIZE = _Number(), _Numbers(), _BatchSize()
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="robust", prog_name="robust")
 def main() -> None:
@@ -80,34 +36,14 @@ def main() -> None:
     """
 
 
-def model_options(command: Any) -> Any:
-    """How a model file is to be read."""
-    for option in reversed(
-        [
-            click.option("--arch", metavar="NAME", help="Architecture of a plain state dict: a "
-                         "name (see `robust list architectures`) or file.py:factory, which runs "
-                         "that file."),
-            click.option("--mean", type=NUMBERS, help="Normalisation to put inside the model, per "
-                         "channel, in the range of the data: 0.49,0.48,0.45."),
-            click.option("--std", type=NUMBERS, help="See --mean."),
-            click.option("--trust-pickle", is_flag=True, help="Load a fully pickled module. This "
-                         "runs whatever code is in the file."),
-            click.option("--probabilities", is_flag=True, help="The model returns probabilities: "
-                         "take their logarithm as logits."),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @main.command()
 @click.option(
     "--model",
     "path",
     required=True,
-    metavar="FILE",
-    help="Checkpoint of `robust train`, "
-    "state dict, .safetensors, TorchScript or torch.export archive.",
+    metavar="MODEL",
+    help="Checkpoint of `robust train`, state dict, .safetensors, TorchScript, torch.export "
+    "archive, .onnx; file.py:function, which runs that file; or the URL of a service.",
 )
 @click.option(
     "--data",
@@ -119,7 +55,7 @@ def model_options(command: Any) -> Any:
 @click.option(
     "--range",
     "box",
-    type=_Numbers(2),
+    type=Numbers(2),
     metavar="LOW,HIGH",
     help="The range of the "
     "data; the model takes values in it. Default: the checkpoint's, else 0,1.",
@@ -207,6 +143,7 @@ def model_options(command: Any) -> Any:
     "--json", "as_json", is_flag=True, help="Print report.json, and nothing else, to stdout."
 )
 @model_options
+@oracle_options
 def attack(**options: Any) -> None:  # fmt: skip
     """Attack a model and write a robustness report.
 
@@ -217,6 +154,8 @@ def attack(**options: Any) -> None:  # fmt: skip
     robust attack --model m.pt2 --data test.npz --eps 8/255 --limit 1000
     robust attack --model weights.pt --arch net.py:make --mean 0.5 --std 0.5 \\
         --data test/ --eps 0.03 --attack pgd,steps=50,restarts=5 --fail-under 0.4
+    robust attack --model https://host/v2/models/m --data test/ --eps 8/255 \\
+        --access labels --queries 2000
     """
     from .commands import run_attack
 
@@ -263,7 +202,7 @@ def attack(**options: Any) -> None:  # fmt: skip
 @click.option(
     "--range",
     "box",
-    type=_Numbers(2),
+    type=Numbers(2),
     default="0,1",
     show_default=True,
     metavar="LOW,HIGH",

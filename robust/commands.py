@@ -5,61 +5,42 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from . import api, console
 from .core.attack import Attack
 from .core.errors import RobustError
-from .core.threat import THREATS, Threat
-from .data import DataSpec, Source, open_data
+from .core.oracle import Oracle, Remote
+from .core.threat import THREATS
+from .data import DataSpec, Source
 from .evaluation import Evaluation
-from .models import Loaded, NoArchitecture, load_model
+from .models import Loaded, load_model
+from .opening import load_surrogate, open_model_and_data, threat_of
 from .preflight import choose_device
-from .registry import (
-    ALIASES,
-    find,
-    names,
-    number,
-    parse_attack,
-    parse_attacks,
-    peers,
-    shown,
-)
+from .registry import ALIASES, find, names, parse_attack, parse_attacks, peers, shown
 from .store import RunFolder, argv, choose_folder, find_unfinished
 from .training import TrainDone, TrainSpec, describe_attack, parse_adv, train
 
 INTERRUPTED = 130
+PREFLIGHT = "preflight"
 
 
 def run_attack(runs: Path, **options: Any) -> int:
     """`robust attack`: the exit code."""
-    shape = None
-    if options["arch"] and (options["data"] or ":" not in options["arch"]):
-        # A named architecture is built for some shape.
-        low, high = options["box"] or (0.0, 1.0)
-        data = DataSpec(options["data"] or "digits", options["split"], low=low, high=high)
-        shape = open_data(data).shape
-    loaded = load_model(
-        options["path"],
-        arch=options["arch"],
-        shape=shape,
-        mean=options["mean"],
-        std=options["std"],
-        trust_pickle=options["trust_pickle"],
-        probabilities=options["probabilities"],
-    )
-    data = _data_spec(loaded, options["data"], options["split"], options["box"])
-    threat = _threat(loaded, data, options["norm"], options["eps"])
-    attacks = parse_attacks(options["attacks"], threat.norm)
+    loaded, data, source = open_model_and_data(options)
+    access = options["access"] or loaded.info.access
+    loaded = api.as_oracle(loaded, access)
+    threat = threat_of(loaded, data, options["norm"], options["eps"])
+    attacks = parse_attacks(options["attacks"], threat.norm, access)
     device = choose_device(options["device"])
-    source = _open(loaded, data, options["data"])
-    surrogates = [_load_surrogate(text, source.shape, options) for text in options["surrogates"]]
+    surrogates = [load_surrogate(text, source.shape, options) for text in options["surrogates"]]
     for one in (loaded, *surrogates):
         one.module.to(device)
+    out = _earlier(runs, loaded, options)
     size = options["batch_size"]
     if size == "auto" and options["resume"] and options["out"] is not None:
         size = _batch_size_of(options["out"])  # what memory was free then decided it
@@ -79,18 +60,23 @@ def run_attack(runs: Path, **options: Any) -> int:
         batch_size=None if size == "auto" else size,
         seed=options["seed"],
         search=options["search"],
+        access=access,
+        queries=options["queries"],
+        draws=options["draws"],
     )
     if not (options["shuffle"] or options["quiet"]):
         _warn_if_sorted(source, options["limit"])
-    out = options["out"]
     if out is None and options["resume"]:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
+    folder.record |= api.oracle_facts(loaded, options["price_per_1000"])
+    _keep_preflight(folder, loaded)
 
     quiet = options["quiet"]
     stand_ins = [one.module for one in surrogates]
-    run = Evaluation(spec, loaded.module, source, attacks, stand_ins)
+    asked = api.asked_before(loaded)
+    run = Evaluation(spec, loaded.module, source, attacks, stand_ins, asked)
     _measure(run, folder, options["path"], quiet)
     report = api.conclude(folder)
     if options["as_json"]:
@@ -106,34 +92,31 @@ def run_attack(runs: Path, **options: Any) -> int:
     return 0
 
 
-def _load_surrogate(text: str, shape: tuple[int, ...], options: dict[str, Any]) -> Loaded:
-    """`FILE,arch=NAME,mean=…,std=…`: what a state dict lacks is taken from the model's options."""
-    path, *pairs = [text] if Path(text).exists() else text.split(",")
-    own: dict[str, Any] = {"trust_pickle": options["trust_pickle"]}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        try:
-            if key in ("mean", "std"):
-                own[key] = tuple(number(part) for part in value.split(":"))
-            elif key == "arch":
-                own[key] = value
-            else:
-                own[key] = {("probabilities", "true"): True}[key, value]
-        except (KeyError, ValueError) as error:
-            raise RobustError(
-                f"--surrogate {text}: {pair!r} is none of arch=NAME, mean=0.49:0.48:0.45, std=…, "
-                "probabilities=true"
-            ) from error
-    try:
-        return load_model(path, shape=shape, **own)
-    except NoArchitecture as error:
-        if options["arch"] is None:
-            raise RobustError(
-                f"{path} is a state dict, which does not say its architecture: "
-                f"--surrogate {path},arch=NAME"
-            ) from error
-    lacking = {key: options[key] for key in ("arch", "mean", "std")}
-    return load_model(path, shape=shape, **{**lacking, **own})
+def _earlier(runs: Path, loaded: Loaded, options: dict[str, Any]) -> Path | None:
+    """The folder to resume, if it is known yet: then an oracle takes over what it answered before
+    that run, and is not asked again.
+    """
+    out: Path | None = options["out"]
+    if not (options["resume"] and isinstance(loaded.module, Oracle)):
+        return out
+    digest = loaded.info.sha256
+    out = out or find_unfinished(runs, lambda run: run["spec"]["model"]["sha256"] == digest)
+    if out is not None and (out / "run.json").exists():
+        loaded.module.recall(RunFolder.open(out).journal(PREFLIGHT).read())
+    return out
+
+
+def _keep_preflight(folder: RunFolder, loaded: Loaded) -> None:
+    """Keep what a service or function answered before the run."""
+    oracle = loaded.module
+    if not (isinstance(oracle, Oracle) and isinstance(oracle.model, Remote)):
+        return
+    journal = folder.journal(PREFLIGHT)
+    there = journal.read()
+    learned = {key: answer for key, answer in oracle.learned.items() if key not in there}
+    if learned:
+        journal.append(list(learned), np.stack([*learned.values()]))
+    journal.close()
 
 
 def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> None:
@@ -142,12 +125,12 @@ def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> Non
     title = f"{model} on {data['source']}  {threat['norm']} eps {threat['eps']:.4g}"
     progress = console.AttackProgress(title)
     try:
-        if folder.done():
+        if folder.begun():
             folder.save(status="running")
         for _ in console.follow(run.run(folder), progress, quiet=quiet):
             pass
     except KeyboardInterrupt:
-        if folder.done():
+        if folder.begun():
             folder.save(status="interrupted")
             click.echo(
                 f"robust: interrupted; {len(folder.done())} shards are kept. To go on, repeat the "
@@ -158,56 +141,12 @@ def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> Non
             click.echo("robust: interrupted before anything was measured", err=True)
         sys.exit(INTERRUPTED)
     except RobustError as error:
-        if folder.done():
-            folder.save(status="failed")
-            raise RobustError(f"{error} (what was measured is kept in {folder.path})") from error
-        raise
-
-
-def _data_spec(
-    loaded: Loaded, source: str | None, split: str | None, box: tuple[float, float] | None
-) -> DataSpec:
-    """What --data, --split and --range say, completed by what the checkpoint knows."""
-    known = loaded.info.data
-    threat = loaded.info.threat or {}
-    low, high = box or (threat.get("low", 0.0), threat.get("high", 1.0))
-    if threat and (low, high) != (threat.get("low"), threat.get("high")):
+        if not folder.begun():
+            raise
+        folder.save(status="failed")
         raise RobustError(
-            f"--range {low:g},{high:g} is not the checkpoint's: it was trained on "
-            f"[{threat['low']:g}, {threat['high']:g}], and its eps is in those units"
-        )
-    if source is None and known is not None:
-        spec = DataSpec.from_dict(known)
-        return replace(spec, split=split or spec.split, low=low, high=high)
-    return DataSpec(source=source or "digits", split=split, low=low, high=high)
-
-
-def _open(loaded: Loaded, data: DataSpec, given: str | None) -> Source:
-    """Open the data; an error about data that nobody typed says where their name came from."""
-    try:
-        source = open_data(data)
-    except RobustError as error:
-        if given is None and loaded.info.data is not None:
-            raise RobustError(
-                f"{error} (the checkpoint names these data; give others by --data)"
-            ) from error
-        raise
-    shape = loaded.info.shape
-    if given is None and loaded.info.data is None and shape not in (None, source.shape):
-        raise RobustError(f"the model takes samples of shape {shape}: say which data by --data")
-    return source
-
-
-def _threat(loaded: Loaded, data: DataSpec, norm: str | None, eps: float | None) -> Threat:
-    known = loaded.info.threat or {}
-    if eps is None and norm in (None, known.get("norm")):
-        eps = known.get("eps")
-    if eps is None:
-        raise RobustError(
-            "say how far an attacker may go: --eps 8/255, say, and --norm if not linf"
-        )
-    chosen: Any = norm or known.get("norm", "linf")
-    return Threat(chosen, eps, data.low, data.high)
+            f"{error} (what was learned is kept: repeat with --resume --out {folder.path})"
+        ) from error
 
 
 def _batch_size_of(out: Path) -> int | str:

@@ -4,6 +4,7 @@ It yields events and prints nothing. What it stores is what it measured itself: 
 candidate of an attack is checked again on the original model.
 """
 
+import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,18 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .asking import Asking, is_eight_bit, pool_for, preflight_share
 from .core.attack import Attack
 from .core.fitted import Fitted
 from .core.goal import Goal
+from .core.grid import rounded
+from .core.oracle import Oracle, Remote
 from .core.outcome import AttackRows, RunSpec, Shard
+from .core.progress import Progress
 from .core.rng import derive, generator, seeded
 from .core.surrogate import Ensemble
 from .core.threat import Threat
-from .core.victim import Access, Ledger, Original, Victim
+from .core.victim import Access, BudgetSpent, Ledger, Original, Victim
 from .crafting import craft, samples_for
 from .data import Batch, Source
 from .models.fast import SearchCopy, prepare
-from .preflight import forward, frozen, refuse_bad_answers
+from .preflight import confidence, forward, frozen, refuse_bad_answers
 from .registry import label, parse_attack
 from .store import Store
 from .verification import array, verify
@@ -83,9 +88,10 @@ class Evaluation:
     """One model, one data set, one cascade: what `run` needs beside the spec.
 
     model       pixels in [low, high] to logits, on the spec's device; put into eval mode and
-                given back as it was
+                given back as it was. An Oracle where spec.access is less than gradient
     attacks     the instances that spec.attacks describes, in the same order
     surrogates  where there are any, attacks search on their ensemble and ask nothing of the model
+    preflight   answers that the oracle gave before the run; they count towards spec.queries
     """
 
     spec: RunSpec
@@ -93,6 +99,7 @@ class Evaluation:
     source: Source
     attacks: Sequence[Attack]
     surrogates: Sequence[nn.Module] = ()
+    preflight: int = 0
     threat: Threat = field(init=False)
     device: torch.device = field(init=False)
 
@@ -103,13 +110,15 @@ class Evaluation:
             attack.check(
                 self.threat, targeted=self.spec.targeted is not None, shape=self.source.shape
             )
+        self._oracle = self.model if isinstance(self.model, Oracle) else None
         self._ensemble = Ensemble(self.surrogates)
+        self._asking: Asking | None = None
         self._fitted: dict[str, Tensor] = {}
         self._copy: SearchCopy | None = None
 
     def run(self, store: Store) -> Iterator[Event]:
         """Measure every shard that the store does not have yet."""
-        everything = self._order()
+        everything = order_of(self.source, self.spec.shuffle, self.spec.seed)
         order = everything[: self.spec.limit]
         size = self.spec.batch_size
         starts = range(0, len(order), size)
@@ -125,17 +134,26 @@ class Evaluation:
                 if index in done:
                     continue
                 batch = self.source.batch(order[start : start + size])
-                with seeded(self.spec.seed, "model", index):
+                with seeded(self.spec.seed, "model", index), self._remembering(store, index):
                     shard = yield from self._measure(index, batch)
                 store.write(shard)
+                store.forget(f"{index:05d}")
                 yield ShardDone(shard)
 
-    def _order(self) -> np.ndarray:
-        order = self.source.ids
-        if self.spec.shuffle:
-            rng = generator(self.spec.seed, "order")
-            order = order[torch.randperm(len(order), generator=rng).numpy()]
-        return order
+    @contextlib.contextmanager
+    def _remembering(self, store: Store, index: int) -> Iterator[None]:
+        """An oracle's answers are remembered for a shard; those from elsewhere are kept on disk."""
+        if self._oracle is None:
+            yield
+            return
+        far = isinstance(self._oracle.model, Remote)
+        journal = store.journal(f"{index:05d}") if far else None
+        try:
+            with self._oracle.remembering(journal):
+                yield
+        finally:
+            if journal is not None:
+                journal.close()
 
     def _fit_all(self, store: Store, order: np.ndarray) -> Iterator[Event]:
         """Let the attacks that craft one thing for all samples do so, unless the store has it."""
@@ -169,7 +187,8 @@ class Evaluation:
     def _search_copy(self) -> SearchCopy | None:
         """The model prepared for the search, where any attack can gain by it."""
         asked = any(attack.access > Access.LABELS for attack in self.attacks)
-        if self.spec.search == "exact" or self.surrogates or not asked:
+        exact = self.spec.search == "exact" or self._oracle is not None
+        if exact or self.surrogates or not asked:
             return None
         places = np.linspace(0, len(self.source) - 1, min(len(self.source), 16)).astype(np.int64)
         x = self.source.batch(self.source.ids[places]).x.to(self.device)
@@ -196,7 +215,14 @@ class Evaluation:
     def _measure(self, index: int, batch: Batch) -> Generator[Event, None, Shard]:
         began = time.perf_counter()
         x, y = batch.x.to(self.device), batch.y.to(self.device)
+        if is_eight_bit(self.spec):
+            x = rounded(x, self.threat)
+        counts = self._counts()
         logits, goal = self._goal(batch.ids, x, y)
+        if self._oracle is not None:
+            pool = pool_for(self.source, batch.ids.numpy(), x, logits.argmax(1), goal)
+            share = preflight_share(self.spec, self.preflight)
+            self._asking = Asking(self._oracle, self.spec, x, pool, share)
         attackable = (logits.argmax(1) == y) & ~goal.reached(logits)
         broken_at = torch.full(y.shape, float("inf"), dtype=torch.float64, device=self.device)
         broken_at[logits.argmax(1) != y] = 0
@@ -204,10 +230,11 @@ class Evaluation:
 
         found: list[AttackRows] = []
         for attack in self.attacks:
-            rows = (attackable if self.spec.every else attackable & ~broken).nonzero().squeeze(1)
+            given = (attackable if self.spec.every else attackable & ~broken).nonzero().squeeze(1)
             result = yield from self._attack(
-                index, attack, label(attack), x, goal, rows, self.threat
+                index, attack, label(attack), x, goal, given, self.threat
             )
+            rows = torch.from_numpy(result.rows).to(self.device)
             success = torch.from_numpy(result.success).to(self.device)
             broken[rows[success]] = True
             found.append(result)
@@ -218,22 +245,33 @@ class Evaluation:
         yield from self._curve(index, x, goal, attackable & ~measured, broken_at)
 
         kept = sorted({int(row) for result in found for row in result.rows[result.success]})
-        confidence, prediction = logits.softmax(1).max(1)
+        prediction, probability = confidence(self.model, logits)
+        asked, repeated, not_finite = self._counts() - counts
         return Shard(
             index=index,
             ids=batch.ids.numpy(),
             labels=batch.y.numpy(),
             targets=array(goal.labels if goal.targeted else -torch.ones_like(y)),
             prediction=array(prediction),
-            confidence=array(confidence.double()),
-            margin=array(goal.margin(logits).double()),
+            confidence=array(probability),
+            margin=array(goal.margin(logits).double() + 0 * probability),  # NaN without scores
             attackable=array(attackable),
             broken_at=array(broken_at),
             kept=np.array(kept, dtype=np.int64),
             x=array(x[torch.tensor(kept, dtype=torch.int64, device=self.device)].float()),
             seconds=time.perf_counter() - began,
+            asked=int(asked),
+            repeated=int(repeated),
+            not_finite=int(not_finite),
             attacks=found,
         )
+
+    def _counts(self) -> np.ndarray:
+        """What an oracle has answered, and how often no question was needed, so far."""
+        oracle = self._oracle
+        if oracle is None:
+            return np.zeros(3, dtype=np.int64)
+        return np.array([oracle.asked, oracle.repeated, oracle.not_finite])
 
     def _attack(
         self,
@@ -246,8 +284,13 @@ class Evaluation:
         threat: Threat,
     ) -> Generator[Event, None, AttackRows]:
         """One attack on the samples `rows` of a shard: its rows, every candidate verified."""
+        progress: Progress | None = None
+        if self._asking is None or self.surrogates:
+            victim = self._victim(len(rows), attack, goal[rows])
+        else:
+            rows = self._asking.allowed(rows)
+            victim, progress = self._asking.victim(attack, rows, goal[rows])
         x, goal = x[rows], goal[rows]
-        victim = self._victim(len(rows), attack, goal)
         yield AttackStarted(index, name, len(rows), victim.ledger)
         began = time.perf_counter()
         x_adv = x
@@ -258,14 +301,21 @@ class Evaluation:
                 search = partial(attack.apply, self._fitted[name])
             # What fools a surrogate need not fool the model: nothing is solved on the way.
             aim = replace(goal, persist=True) if self.surrogates else goal
-            with torch.no_grad():
+            with torch.no_grad(), contextlib.suppress(BudgetSpent):
                 x_adv = search(victim, x, aim, threat, rng)
+            if progress is not None:
+                x_adv = progress.best(x_adv, inside=not attack.minimal)
         seconds = time.perf_counter() - began
         result = verify(
             self.model, name, rows, x, x_adv, goal, threat, victim,
-            minimal=attack.minimal, image=self.source.image,
+            minimal=attack.minimal,
+            image=self.source.image and not is_eight_bit(self.spec),
+            checks=self.spec.checks,
+            trace=None if progress is None else progress.trace,
         )  # fmt: skip
         result.seconds = seconds
+        if progress is not None and self._asking is not None:
+            self._asking.charge(rows, result)
         yield AttackDone(index, name, len(rows), int(result.success.sum()), seconds)
         return result
 
@@ -299,6 +349,14 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
+
+
+def order_of(source: Source, shuffle: bool, seed: int) -> np.ndarray:
+    """The ids of the data in the order in which a run takes them."""
+    ids: np.ndarray = source.ids
+    if shuffle:
+        ids = ids[torch.randperm(len(ids), generator=generator(seed, "order")).numpy()]
+    return ids
 
 
 def _gains(attack: Attack) -> bool:

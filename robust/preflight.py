@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .core.errors import RobustError
 from .core.goal import Goal, as_logits
 from .core.losses import margin
+from .core.oracle import Oracle
 from .core.victim import Victim
 from .data import Source
 
@@ -50,9 +51,15 @@ def choose_device(name: str) -> torch.device:
 
 def forward(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (n, K ≥ 2) without gradient; an error inside the model becomes one line."""
+    with guarded(x), torch.no_grad():
+        return as_logits(model(x), len(x))
+
+
+@contextlib.contextmanager
+def guarded(x: Tensor) -> Iterator[None]:
+    """An error inside a model that is asked about x becomes one line."""
     try:
-        with torch.no_grad():
-            return as_logits(model(x), len(x))
+        yield
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # TorchScript's message is its own stack first; the reason is on a line of this form.
@@ -63,6 +70,16 @@ def forward(model: nn.Module, x: Tensor) -> Tensor:
         ) from error
 
 
+def confidence(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Predicted classes, int64 (n,), and their probability, float64 (n,): NaN where the model gives
+    no scores.
+    """
+    probability, prediction = logits.double().softmax(1).max(1)
+    if isinstance(model, Oracle) and not model.scores:
+        probability = torch.full_like(probability, float("nan"))
+    return prediction, probability
+
+
 def examine(
     model: nn.Module,
     source: Source,
@@ -70,24 +87,43 @@ def examine(
     targeted: str | None = None,
     *,
     gradient: bool = False,
+    ids: np.ndarray | None = None,
 ) -> int:
     """The number of classes K; RobustError unless the model answers these data with logits.
 
     Checked: the shape of samples and answers, NaN and infinity, probabilities instead of logits,
     every label of the data set in 0 … K−1, the target class, and with `gradient` that there is one.
+
+    ids     the samples to ask about; None: up to 64 from all over the data. Probabilities of an
+            oracle are no reason to refuse it: it takes their logarithm from now on
     """
-    count = min(len(source), 64)
-    batch = source.batch(source.ids[np.linspace(0, len(source) - 1, count).astype(np.int64)])
+    if ids is None:
+        count = min(len(source), 64)
+        ids = source.ids[np.linspace(0, len(source) - 1, count).astype(np.int64)]
+    batch = source.batch(ids)
     with frozen(model):
         logits = forward(model, batch.x.to(device))
     refuse_bad_answers(logits, batch.ids)
-    if _probabilities(logits):
-        raise RobustError(
-            "the model returns probabilities; attacks need logits, because a saturated softmax "
-            "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities to "
-            "take logarithms"
-        )
+    if probabilities(logits):
+        if not isinstance(model, Oracle):
+            raise RobustError(
+                "the model returns probabilities; attacks need logits, because a saturated softmax "
+                "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities "
+                "to take logarithms"
+            )
+        model.probabilities = model.scores
     classes = logits.shape[1]
+    _refuse_labels(source, classes)
+    _refuse_targets(targeted, classes)
+    if gradient:
+        with frozen(model):
+            Victim(model, 1, device=device).gradient(
+                batch.x[:1].to(device), margin, Goal(batch.y[:1].to(device) * 0)
+            )
+    return classes
+
+
+def _refuse_labels(source: Source, classes: int) -> None:
     labels = source.labels()
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
@@ -96,22 +132,18 @@ def examine(
             f"sample {first} has the label {label}, but the model has {classes} "
             f"classes (0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are out of range"
         )
-    if targeted is not None and targeted not in TARGET_RULES:
-        if not targeted.isdigit():
-            rules = ", ".join(TARGET_RULES)
-            raise RobustError(
-                f"--targeted takes {rules} or the number of a class, not {targeted!r}"
-            )
-        if int(targeted) >= classes:
-            raise RobustError(
-                f"--targeted {targeted}: the model has {classes} classes (0 to {classes - 1})"
-            )
-    if gradient:
-        with frozen(model):
-            Victim(model, 1, device=device).gradient(
-                batch.x[:1].to(device), margin, Goal(batch.y[:1].to(device) * 0)
-            )
-    return classes
+
+
+def _refuse_targets(targeted: str | None, classes: int) -> None:
+    if targeted is None or targeted in TARGET_RULES:
+        return
+    if not targeted.isdigit():
+        rules = ", ".join(TARGET_RULES)
+        raise RobustError(f"--targeted takes {rules} or the number of a class, not {targeted!r}")
+    if int(targeted) >= classes:
+        raise RobustError(
+            f"--targeted {targeted}: the model has {classes} classes (0 to {classes - 1})"
+        )
 
 
 def refuse_bad_answers(logits: Tensor, ids: Tensor) -> None:
@@ -125,7 +157,8 @@ def refuse_bad_answers(logits: Tensor, ids: Tensor) -> None:
         )
 
 
-def _probabilities(logits: Tensor) -> bool:
+def probabilities(logits: Tensor) -> bool:
+    """Whether these answers look like probabilities, one row a sample."""
     if bool(((logits < 0) | (logits > 1)).any()):
         return False
     if bool((logits[:, 0] == 0).all()):  # one output z, which as_logits made (0, z)

@@ -22,11 +22,17 @@ from .core.eot import EOT
 from .core.errors import RobustError
 from .core.protocols import autoattack
 from .core.restarts import Restarts
+from .core.victim import Access
 
 # Names that stand for several attacks, and are no file.
 PRESETS = ("autoattack",)
 # What the default is for threats that count, where there is no direction of steepest ascent.
 AUTO = {"l0": ("fmn", "sigma-zero"), "patch": ("patch",)}
+# What the default is where the model can only be asked.
+AUTO_ASKING = {
+    "scores": {"linf": ("square",), "l2": ("square",), "l1": ("square",)},
+    "labels": {"linf": ("rays",), "l2": ("hop-skip-jump",)},
+}
 # Names that people look for, and the attack that they are; more parameters may follow.
 ALIASES = {
     "mi-fgsm": "transfer",
@@ -72,6 +78,16 @@ _third_party: dict[type[Any], str] = {}
 def names(kind: str) -> list[str]:
     """All names of that kind."""
     return list(loaders(kind))
+
+
+def black_box(norm: str, access: str) -> list[str]:
+    """The names of our attacks on threats of that norm that need no more than this access."""
+    levels = {str(level): level for level in Access}
+    return [
+        name
+        for name in names("attacks")
+        if (cls := find("attacks", name)).access <= levels[access] and norm in cls.norms
+    ]
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -126,21 +142,26 @@ def name_of(thing: object) -> str:
     return _third_party.get(cls, cls.__name__)
 
 
-def parse_attacks(texts: Iterable[str], norm: str = "linf") -> list[Attack]:
-    """Attacks in order, presets unfolded for threats of that norm, each once."""
-    unfolded = [parse_attack(part) for text in texts for part in unfold(text, norm)]
+def parse_attacks(
+    texts: Iterable[str], norm: str = "linf", access: str = "gradient"
+) -> list[Attack]:
+    """Attacks in order, presets unfolded for threats of that norm and that access, each once."""
+    unfolded = [parse_attack(part) for text in texts for part in unfold(text, norm, access)]
     return list({label(attack): attack for attack in unfolded}.values())
 
 
-def unfold(text: str, norm: str = "linf") -> tuple[str, ...]:
-    """`autoattack,version=plus` → the attacks that it stands for, `auto` those of AUTO; any other
-    text → itself.
+def unfold(text: str, norm: str = "linf", access: str = "gradient") -> tuple[str, ...]:
+    """`autoattack,version=plus` → the attacks that it stands for, `auto` those of AUTO and
+    AUTO_ASKING; any other text → itself.
     """
     name, *pairs = [part.strip() for part in text.split(",")]
-    if name == "auto" and norm in AUTO:
+    defaults = AUTO if access == "gradient" else AUTO_ASKING[access]
+    if name == "auto" and access != "gradient" and norm not in defaults:
+        raise RobustError(f"no attack on {norm} threats works with access to {access} alone")
+    if name == "auto" and norm in defaults:
         for key in set(_pairs(name, pairs)) - {"restarts", "eot"}:
             raise RobustError(f"auto has no parameter {key!r}; it has none")
-        return tuple(",".join([one, *pairs]) for one in AUTO[norm])
+        return tuple(",".join([one, *pairs]) for one in defaults[norm])
     if name not in PRESETS:
         return (text,)
     values = _pairs(name, pairs)

@@ -2,6 +2,7 @@
 
 RUN/run.json            what was asked (RunSpec), status, argv, versions
 RUN/shards/00000.h5     the rows of one shard and its adversarial examples
+RUN/queries/00000.answers     what an oracle answered for a shard that is not complete yet
 RUN/fitted/000.safetensors    what an attack crafted once for all samples, if any does
 RUN/report.json, RUN/report.html    derived from those, by robust.reports
 """
@@ -22,7 +23,9 @@ import torch
 
 from .core.errors import RobustError
 from .core.files import write_text, write_whole
+from .core.oracle import Journal
 from .core.outcome import SCHEMA_VERSION, AttackRows, Fit, RunSpec, Shard
+from .journal import FileJournal
 
 
 def versions() -> dict[str, str]:
@@ -65,6 +68,8 @@ class Store(Protocol):
     def write(self, shard: Shard) -> None: ...
     def fits(self) -> dict[int, Fit]: ...
     def write_fit(self, fit: Fit) -> None: ...
+    def journal(self, name: str) -> Journal | None: ...
+    def forget(self, name: str) -> None: ...
 
 
 class MemoryStore:
@@ -85,6 +90,11 @@ class MemoryStore:
 
     def write_fit(self, fit: Fit) -> None:
         self._fits[fit.number] = fit
+
+    def journal(self, name: str) -> None:
+        return None
+
+    def forget(self, name: str) -> None: ...
 
 
 class RunFolder:
@@ -148,8 +158,7 @@ class RunFolder:
         return {int(path.stem) for path in (self.path / "shards").glob("[0-9]*.h5")}
 
     def write(self, shard: Shard) -> None:
-        if not (self.path / "run.json").exists():
-            self.save()
+        self._begin()
         try:
             write_whole(self._file(shard.index), lambda path: _write(path, shard))
         except OSError as error:
@@ -168,6 +177,22 @@ class RunFolder:
             write_whole(file, lambda path: _write_fit(path, fit))
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error}") from error
+
+    def journal(self, name: str) -> FileJournal:
+        """Where the answers of an oracle are kept until the shard, or the run, is complete."""
+        return FileJournal(self.path / "queries" / f"{name}.answers", self._begin)
+
+    def forget(self, name: str) -> None:
+        """Delete the journal of that name, whose answers have become rows."""
+        (self.path / "queries" / f"{name}.answers").unlink(missing_ok=True)
+
+    def begun(self) -> bool:
+        """Whether there is anything in it to go on with."""
+        return (self.path / "run.json").exists()
+
+    def _begin(self) -> None:
+        if not self.begun():
+            self.save()
 
     def shards(self) -> Iterator[Shard]:
         """The shards that are there, in order, one at a time."""

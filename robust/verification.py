@@ -1,15 +1,20 @@
 """What the engine itself measures of an attack's candidates: its word is no evidence."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .core.errors import RobustError
 from .core.goal import Goal
+from .core.grid import rounded
+from .core.oracle import CHECKS, Oracle
 from .core.outcome import AttackRows
+from .core.progress import Trace
 from .core.threat import Threat
 from .core.victim import Victim
-from .preflight import forward
+from .preflight import confidence, forward, guarded
 
 
 def verify(
@@ -24,10 +29,16 @@ def verify(
     *,
     minimal: bool,
     image: bool,
+    checks: int = 1,
+    trace: Trace | None = None,
 ) -> AttackRows:
     """Measure candidates on the original model: finite, in ball and box, goal reached.
 
-    A minimal attack may leave the ball; what it finds there is no success at this eps.
+    A minimal attack may leave the ball; what it finds there is no success at this eps. With
+    several checks, of an oracle that answers at random, the goal must be reached in half of them.
+
+    image   ask, too, whether a success survives rounding to 8 bits
+    trace   what the answers of the search have shown
     """
     if x_adv.shape != x.shape:
         raise RobustError(
@@ -41,21 +52,21 @@ def verify(
     refused[~x_adv.flatten(1).isfinite().all(1)] = 1
     safe = torch.where((refused == 0).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
     logits = forward(model, safe) if n else torch.zeros(0, 2, device=x.device)
-    success = goal.reached(logits) & (refused == 0) & threat.in_ball(x, safe)
+    fooled = _fooled(model, safe, goal, logits, checks)
+    success = (fooled >= 0.5) & (refused == 0) & threat.in_ball(x, safe)
     survives = torch.full_like(refused, -1)
     if image and bool(success.any()):
-        low, span = threat.low, threat.high - threat.low
-        rounded = ((safe[success] - low) / span * 255).round() / 255 * span + low
-        survives[success] = goal[success].reached(forward(model, rounded)).long()
-    confidence, prediction = logits.softmax(1).max(1)
+        answers = forward(model, rounded(safe[success], threat))
+        survives[success] = goal[success].reached(answers).long()
+    prediction, probability = confidence(model, logits)
     return AttackRows(
         label=name,
         rows=array(rows),
         success=array(success),
         prediction=array(prediction),
-        confidence=array(confidence.double()),
+        confidence=array(probability),
         distance=array(threat.distance(x, safe)) if n else np.zeros(0),
-        margin=array(goal.margin(logits).double()),
+        margin=array(goal.margin(logits).double() + 0 * probability),  # NaN without scores
         survives_8bit=array(survives),
         forwards=array(victim.ledger.forwards),
         backwards=array(victim.ledger.backwards),
@@ -67,7 +78,27 @@ def verify(
         entered=_columns(victim.marks, n),
         remarks="\n".join(victim.remarks),
         remarked=_columns(victim.remarks, n),
+        fooled=array(fooled),
+        **_traced(trace),
     )
+
+
+def _fooled(model: nn.Module, z: Tensor, goal: Goal, logits: Tensor, checks: int) -> Tensor:
+    """The share of `checks` in which z reaches the goal, float64 (n,); once it is what the logits
+    say.
+    """
+    if checks == 1 or not len(z):
+        return goal.reached(logits).double()
+    assert isinstance(model, Oracle)
+    with guarded(z), torch.no_grad():
+        answers, _ = model.draw(z, range(CHECKS, CHECKS + checks))
+    return torch.stack([goal.reached(answer) for answer in answers.unbind(1)]).double().mean(0)
+
+
+def _traced(trace: Trace | None) -> dict[str, Any]:
+    if trace is None:
+        return {}
+    return {f"trace_{name}": array(column) for name, column in vars(trace).items()}
 
 
 def _columns(marks: dict[str, Tensor], n: int) -> np.ndarray:

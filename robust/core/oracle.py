@@ -44,6 +44,8 @@ class Journal(Protocol):
 
     def append(self, keys: Sequence[Key], answers: np.ndarray) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Oracle(nn.Module):
     """A model whose every answer is counted and remembered; called, it gives logits (n, K).
@@ -51,6 +53,8 @@ class Oracle(nn.Module):
     model       pixels to logits; a `Remote` hands its answers over as they arrive
     labels      only the class counts: several draws vote, where those of scores are averaged as
                 probabilities
+    scores      whether the model gives scores, even if nobody may see them
+    probabilities   the answers are probabilities, of which the logarithm is given
     draws       answers that make one: more than 1 where the model answers at random. The draws of
                 a sample are numbered, and each is asked for once
     asked       answers that the model gave, or had given to an earlier process that kept them
@@ -58,9 +62,10 @@ class Oracle(nn.Module):
     not_finite  answers with NaN, which reach no goal
     """
 
-    def __init__(self, model: nn.Module, *, labels: bool = False, draws: int = 1) -> None:
+    def __init__(self, model: nn.Module, *, labels: bool = False, scores: bool = True) -> None:
         super().__init__()
-        self.model, self.labels, self.draws = model, labels, draws
+        self.model, self.labels, self.scores = model, labels, scores
+        self.probabilities, self.draws = False, 1
         self.asked = self.repeated = self.not_finite = 0
         self._lasting: OrderedDict[Key, bytes] = OrderedDict()
         self._known, self._bytes = self._lasting, 0
@@ -112,6 +117,8 @@ class Oracle(nn.Module):
         answers = np.frombuffer(b"".join(found[key] for key in flat), dtype=np.float32)
         classes = answers.size // max(1, len(flat))
         shaped = torch.from_numpy(answers.reshape(len(x), len(numbers), classes).copy())
+        if self.probabilities:
+            shaped = shaped.clamp_min(torch.finfo(torch.float32).tiny).log()
         return shaped.to(x.device), spent
 
     @contextmanager
@@ -128,15 +135,14 @@ class Oracle(nn.Module):
         finally:
             self._known, self._earlier, self._journal = self._lasting, {}, None
 
-    @contextmanager
-    def learning(self, journal: Journal | None) -> Iterator[None]:
-        """What is learned meanwhile is remembered for good, and kept in the journal."""
-        self._journal = journal
-        self._earlier = {} if journal is None else journal.read()
-        try:
-            yield
-        finally:
-            self._earlier, self._journal = {}, None
+    def recall(self, answers: dict[Key, np.ndarray]) -> None:
+        """Take over what an earlier process learned before its run."""
+        self._earlier = answers
+
+    @property
+    def learned(self) -> dict[Key, np.ndarray]:
+        """What was learned outside of `remembering`: before a run."""
+        return {key: np.frombuffer(kept, dtype=np.float32) for key, kept in self._lasting.items()}
 
     def _ask(self, x: Tensor, wanted: dict[Key, int], found: dict[Key, bytes]) -> None:
         if not wanted:

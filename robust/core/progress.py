@@ -60,6 +60,13 @@ class Progress:
         self._told[rows[news]] = distance[news]
         self._parts.append((rows[news], queries[news], distance[news]))
 
+    def best(self, x_adv: Tensor, *, inside: bool) -> Tensor:
+        """What to make of a search's result: the nearest success it has seen, if any, for an attack
+        may lose it, or be stopped before it returns; with `inside` only one that lies inside eps.
+        """
+        has = self.distance.isfinite() & ((self.distance <= self.threat.eps) | (not inside))
+        return torch.where(has.view(-1, *[1] * (x_adv.dim() - 1)), self.x_adv, x_adv)
+
     @property
     def trace(self) -> Trace:
         empty = self.goal.labels[:0]

@@ -38,6 +38,7 @@ class Restarts(Combinator):
             nearest[rows[better]] = watch.margin[better]
             if not goal.persist:
                 rows = rows[watch.margin <= 0]
+            rows = rows[victim[rows].left > 0]
             if not len(rows):
                 break
         return result
@@ -49,7 +50,7 @@ class Restarts(Combinator):
         best = torch.full((len(x),), float("inf"), dtype=torch.float64, device=x.device)
         enough = -1 if self.measures else threat.eps
         for _ in range(self.restarts):
-            rows = (best > enough).nonzero().squeeze(1)
+            rows = ((best > enough) & (victim.left > 0)).nonzero().squeeze(1)
             if not len(rows):
                 break
             found = self.attack.search(victim[rows], x[rows], goal[rows], threat, rng)
