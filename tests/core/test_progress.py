@@ -1,0 +1,92 @@
+"""What a search has shown is kept: the nearest success, and when it was seen."""
+
+import torch
+
+from robust.core.goal import Goal
+from robust.core.grid import Grid, rounded
+from robust.core.progress import Progress
+from robust.core.threat import Threat
+from robust.core.victim import Access, Victim
+
+
+def threshold(x):
+    """Class 1 where the first value is at least 0.5."""
+    return torch.stack([torch.zeros(len(x)), (x[:, 0] >= 0.5).float() - 0.5], 1)
+
+
+def asked(points, eps=0.3, box=(0.0, 1.0), **options):
+    """A progress over three samples at 0 that were asked about (points, 1) in turn."""
+    x = torch.zeros(3, 2)
+    goal = Goal(torch.zeros(3, dtype=torch.int64))
+    progress = Progress(x, goal, Threat("linf", eps, *box))
+    victim = Victim(threshold, 3, Access.LABELS, progress=progress, **options)
+    for rows, value in points:
+        rows = torch.tensor(rows)
+        victim[rows].labels(torch.tensor([[value, 0.0]]).expand(len(rows), 2))
+    return progress
+
+
+def test_the_nearest_success_is_kept():
+    progress = asked([([0, 1], 0.4), ([0], 0.9), ([0], 0.6), ([0], 0.7), ([1, 2], 0.2)])
+    assert progress.distance.tolist()[1:] == [float("inf")] * 2
+    assert abs(progress.distance[0].item() - 0.6) < 1e-6
+    assert progress.x_adv[0, 0] == torch.tensor(0.6)
+    assert progress.x_adv[1:].sum() == 0
+    trace = progress.trace
+    assert trace.rows.tolist() == [0, 0]
+    assert trace.queries.tolist() == [2, 3]
+    assert torch.allclose(trace.distance, torch.tensor([0.9, 0.6]).double())
+
+
+def test_small_steps_are_no_news_unless_they_come_inside_eps():
+    progress = asked([([0], 0.9), ([0], 0.899), ([0], 0.5005), ([0], 0.4999), ([0], 0.5)], eps=0.5)
+    assert torch.allclose(progress.trace.distance, torch.tensor([0.9, 0.5005, 0.5]).double())
+    assert progress.trace.queries.tolist() == [1, 3, 5]
+
+
+def test_points_outside_the_box_are_no_success():
+    assert asked([([0], 1.5)]).distance[0] == float("inf")
+
+
+def test_what_a_search_lost_is_found_again():
+    progress = asked([([0], 0.9), ([1], 0.6)], eps=0.7)
+    lost = torch.full((3, 2), 0.1)
+    inside = progress.best(lost, inside=True)
+    assert inside[:, 0].tolist() == lost[:1, 0].tolist() + [progress.x_adv[1, 0]] + [lost[2, 0]]
+    anywhere = progress.best(lost, inside=False)
+    assert anywhere[0, 0] == torch.tensor(0.9)
+    assert anywhere[2, 0] == torch.tensor(0.1)
+
+
+def test_a_grid_moves_questions_towards_x_and_leaves_what_is_on_it():
+    threat = Threat("linf", 0.2)
+    x = rounded(torch.rand(4, 6, generator=torch.Generator().manual_seed(1)), threat)
+    ball = threat.around(x)
+    grid, rows = Grid(x, threat), torch.arange(4)
+    corner = ball.extreme(torch.ones_like(x))
+    inner = x + (corner - x) * 0.77
+    for z in (corner, inner, x, ball.lower, ball.upper):
+        moved = grid.snap(z, rows)
+        assert ((moved - x).abs() <= (z - x).abs()).all()
+        steps = (moved - x) * 255
+        assert ((steps - steps.round()).abs() < 2e-3).all()
+        assert ((z - moved).abs() < 1.001 / 255).all()
+    assert torch.equal(grid.snap(x, rows), x)
+    # 0.2 is 51 levels: the whole of eps can be used, and floats at the edge stay as they are.
+    assert torch.equal(grid.snap(ball.upper, rows), ball.upper)
+    assert ((grid.snap(inner, rows) - x).abs() * 255).round().max() == int(0.77 * 51)
+
+
+def test_a_victim_asks_about_points_of_its_grid():
+    x = torch.full((1, 2), 100 / 255)
+    threat, seen = Threat("linf", 1.0), []
+    progress = Progress(x, Goal(torch.zeros(1, dtype=torch.int64)), threat)
+
+    def model(z):
+        seen.append(z.clone())
+        return threshold(z)
+
+    victim = Victim(model, 1, Access.LABELS, progress=progress, grid=Grid(x, threat))
+    victim.labels(torch.tensor([[150.6 / 255, 90.2 / 255]]))
+    assert (seen[0] * 255).round().tolist() == [[150, 91]]
+    assert torch.equal(progress.x_adv, seen[0])
