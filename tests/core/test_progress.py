@@ -52,7 +52,7 @@ def test_what_a_search_lost_is_found_again():
     progress = asked([([0], 0.9), ([1], 0.6)], eps=0.7)
     lost = torch.full((3, 2), 0.1)
     inside = progress.best(lost, inside=True)
-    assert inside[:, 0].tolist() == lost[:1, 0].tolist() + [progress.x_adv[1, 0]] + [lost[2, 0]]
+    assert inside[:, 0].tolist() == [lost[0, 0], progress.x_adv[1, 0], lost[2, 0]]
     anywhere = progress.best(lost, inside=False)
     assert anywhere[0, 0] == torch.tensor(0.9)
     assert anywhere[2, 0] == torch.tensor(0.1)

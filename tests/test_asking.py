@@ -1,0 +1,228 @@
+"""A run on an oracle: budgets hold to the last query, nothing is asked twice, chance is averaged."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import robust
+from robust.core.attack import Attack
+from robust.core.errors import RobustError
+from robust.core.oracle import Oracle
+from robust.core.rng import uniform
+from robust.core.victim import Access
+from robust.probing import answers_at_random
+
+GENERATOR = torch.Generator().manual_seed(5)
+X = torch.rand(12, 1, 6, 6, generator=GENERATOR)
+EXACT = (X * 255).round() / 255
+EPS = 0.2
+
+
+class Counted(nn.Module):
+    """A linear model that lists the samples it was asked about, one entry a row."""
+
+    def __init__(self, classes=3, noise=0.0, x=X):
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.weight = torch.randn(36, classes, generator=generator)
+        self.noise, self.rows = noise, []
+        self.random = torch.Generator().manual_seed(7)
+
+    def forward(self, x):
+        self.rows += [row.numpy().tobytes() for row in x.detach()]
+        logits = x.flatten(1) @ self.weight
+        return logits + self.noise * torch.randn(logits.shape, generator=self.random)
+
+
+def labels_of(net, x=X):
+    y = net(x).argmax(1)
+    net.rows.clear()
+    return y
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nosy(Attack):
+    """Asks until nobody answers any more, and heeds no budget."""
+
+    access: ClassVar[Access] = Access.LABELS
+    minimal: ClassVar[bool] = True
+    eager: bool = True
+
+    def search(self, victim, x, goal, threat, rng):
+        for _ in itertools.count() if self.eager else range(40):
+            victim.labels(threat.around(x).random(rng))
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blends(Attack):
+    """Goes to samples of other classes, and forgets what it has found."""
+
+    access: ClassVar[Access] = Access.LABELS
+    minimal: ClassVar[bool] = True
+    seen: ClassVar[list] = []
+
+    def search(self, victim, x, goal, threat, rng):
+        self.seen.append((victim.pool.x, victim.pool.labels))
+        for share in (0.3, 0.6, 0.85, 1.0):
+            other = torch.stack(
+                [victim.pool.x[victim.pool.labels != own][0] for own in goal.labels]
+            )
+            victim.labels(torch.lerp(x, other, share))
+        return x
+
+
+def run(net, attacks, x=X, **options):
+    y = labels_of(net, x)
+    given = {"threat": robust.Linf(EPS), "attacks": attacks, "access": "labels", **options}
+    return robust.evaluate(net, x, y, **given)
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("queries", [12, 30, 57])
+def test_the_budget_is_not_exceeded_by_one(queries, every):
+    net = Counted()
+    attacks = [Nosy(), Nosy(eager=False)] if every else [Nosy()]
+    run(net, attacks, queries=queries, every=every)
+    each = len(net.rows) / len(X)
+    assert each <= queries * len(attacks)
+    assert each > 0.7 * queries
+
+
+def test_attacks_of_a_cascade_share_the_budget():
+    net = Counted()
+    report = run(net, [Nosy(eager=False), Nosy()], queries=60)
+    assert len(net.rows) <= 60 * len(X)
+    assert report.attacks[1]["queries"] > 0
+    assert report.attacks[0]["queries"] + report.attacks[1]["queries"] <= 60 * len(X)
+
+
+def test_a_budget_for_nothing_is_refused():
+    with pytest.raises(RobustError, match="leaves nothing to search with"):
+        run(Counted(), [Nosy()], queries=4)
+    with pytest.raises(RobustError, match="add --access"):
+        run(Counted(), ["pgd"], queries=4, access="gradient")
+    with pytest.raises(RobustError, match="needs gradient, and attackers have access to scores"):
+        run(Counted(), ["pgd"], access="scores")
+
+
+def test_nothing_is_asked_twice_and_what_was_found_is_kept():
+    net, x = Counted(), EXACT
+    report = run(net, [Blends()], x, threat=robust.Linf(1.0), draws=1)
+    assert len(net.rows) == len(set(net.rows))
+    attack = report.attacks[0]
+    assert attack["success_rate"] == 1
+    assert attack["queries_per_sample"] == 3  # the fourth blend is a sample, and known
+    assert report.robust_accuracy == 0
+
+
+def test_a_search_starts_from_classes_that_its_shard_lacks():
+    net = Counted()
+    y = labels_of(net)
+    order = y.argsort(stable=True)
+    Blends.seen.clear()
+    robust.evaluate(
+        net, X[order], y[order], threat=robust.Linf(1.0), attacks=[Blends()], access="labels",
+        batch_size=2, draws=1,
+    )  # fmt: skip
+    for x, labels in Blends.seen:
+        assert len(set(labels.tolist())) >= 2
+        assert torch.equal(net(x).argmax(1), labels)
+
+
+def test_access_alone_changes_no_outcome():
+    net = Counted()
+    y = labels_of(net)
+    given = {"threat": robust.Linf(EPS), "attacks": ["square,queries=60"], "search": "exact"}
+    free = robust.evaluate(net, X, y, **given)
+    counted = robust.evaluate(net, X, y, access="scores", **given)
+    assert free.robust_accuracy == counted.robust_accuracy < free.clean_accuracy
+    assert free.attacks[0]["successes"] == counted.attacks[0]["successes"]
+    assert counted.attacks[0]["queries"] <= free.attacks[0]["queries"]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_chance_is_noticed(labels):
+    for noise in (0.0, 0.3):
+        oracle = Oracle(Counted(noise=noise), labels=labels)
+        assert answers_at_random(oracle, X[:8]) == (noise > 0)
+        assert oracle.asked <= 45
+
+
+def test_floating_point_is_no_chance():
+    assert not answers_at_random(Oracle(Counted(noise=1e-6)), X[:8])
+
+
+def test_a_random_model_is_asked_several_times_and_checked_again():
+    net = Counted(noise=0.5)
+    y = labels_of(Counted())
+    found = robust.evaluate(
+        net, X, y, threat=robust.Linf(EPS), attacks=["square,queries=200"], access="scores"
+    )
+    assert found.spec["draws"] == 5
+    assert found.spec["checks"] == 20
+    declared = robust.evaluate(
+        net, X, y, threat=robust.Linf(EPS), attacks=["square,queries=200"], access="scores", draws=3
+    )
+    assert declared.spec["draws"] == 3
+    assert declared.attacks[0]["queries"] % 3 == 0
+
+
+def test_success_on_a_random_model_wants_half_of_the_checks():
+    from robust.core.goal import Goal
+    from robust.core.threat import Threat
+    from robust.core.victim import Victim
+    from robust.verification import verify
+
+    class Often(nn.Module):
+        """Class 1 in so many of ten answers as the sample's first value says, else class 0."""
+
+        def __init__(self):
+            super().__init__()
+            self.asked = {}
+
+        def forward(self, x):
+            out = []
+            for share in x[:, 0].tolist():
+                number = self.asked[share] = self.asked.get(share, -1) + 1
+                out.append([0.5, float(number % 10 < round(10 * share))])
+            return torch.tensor(out)
+
+    x = torch.zeros(4, 1)
+    x_adv = torch.tensor([[0.2], [0.5], [0.8], [1.0]])
+    oracle = Oracle(Often(), labels=True)
+    oracle.draws = 10
+    goal = Goal(torch.zeros(4, dtype=torch.int64))
+    victim = Victim(oracle, 4, Access.LABELS)
+    rows = verify(
+        oracle, "a", torch.arange(4), x, x_adv, goal, Threat("linf", 1.0), victim,
+        minimal=False, image=False, checks=20,
+    )  # fmt: skip
+    assert np.allclose(rows.fooled, [0.2, 0.5, 0.8, 1.0])
+    assert rows.success.tolist() == [False, True, True, True]
+
+
+def test_specs_of_old_runs_keep_their_hash():
+    report = robust.evaluate(Counted(), X, labels_of(Counted()), threat=robust.Linf(0.1),
+                             attacks="pgd,steps=2", search="exact", curve=False)  # fmt: skip
+    from robust.core.outcome import RunSpec
+
+    spec = RunSpec.from_dict(report.spec)
+    old = {
+        k: v for k, v in report.spec.items() if k not in ("access", "queries", "draws", "checks")
+    }
+    assert RunSpec.from_dict(old).hash == spec.hash
+    assert replace(spec, access="labels").hash != spec.hash
+    assert replace(spec, queries=9).hash != spec.hash
+
+
+def test_noise_of_the_search_does_not_reach_the_callers_generator():
+    before = torch.get_rng_state()
+    run(Counted(), [Nosy(eager=False)], queries=30)
+    assert torch.equal(before, torch.get_rng_state())
+    assert uniform(torch.Generator().manual_seed(0), torch.zeros(2)).shape == (2,)
