@@ -1,4 +1,4 @@
-"""A run on an oracle: budgets hold to the last query, nothing is asked twice, chance is averaged."""
+"""A run on an oracle: budgets hold, nothing is asked twice, chance is averaged."""
 
 import itertools
 from dataclasses import dataclass, replace

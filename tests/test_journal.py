@@ -66,6 +66,11 @@ def test_a_damaged_record_and_all_behind_it_is_dropped(place, tmp_path):
     found = journal(path).read()
     assert len(found) <= 1
     same(found, range(len(found)))
+    later = journal(path)
+    later.read()
+    later.append(KEYS[5:], ANSWERS[5:])
+    later.close()
+    same(journal(path).read(), [*range(len(found)), 5])
 
 
 @pytest.mark.parametrize("content", [b"", b"robust", b"something else altogether\n" * 9])
