@@ -1,6 +1,6 @@
 """Charts as inline SVG: no script, no network, colours from the page's CSS custom properties.
 
-Every chart has a text alternative, and shows its values on hover. Marks carry the classes s0, s1, …
+Every chart has a text alternative, and shows its values on hover. Marks carry the classes s0 … s3
 of their series, which the page colours, so that light, dark and print need one chart.
 """
 
@@ -15,6 +15,7 @@ Value = float | None
 
 WIDTH, HEIGHT = 330.0, 210.0
 HOVER = 1000  # beyond, columns are too narrow to point at
+COLOURS = 4  # of series; beyond, colours come again
 _CHAR = 6.2  # width of a digit at the charts' font size, with a margin for wider fonts
 
 
@@ -26,6 +27,8 @@ class Series:
     low, high  ends of each value's interval, drawn as whiskers
     points     whether the values get a dot each; those between gaps always do
     dashed     so that lines also differ where colours do not
+    band       lower and upper values of an area around the line; ∞ reaches to the top
+    marks      (x, y, hollow) of points to be pointed out
     """
 
     name: str
@@ -35,6 +38,8 @@ class Series:
     high: Sequence[float] | None = None
     points: bool = False
     dashed: bool = False
+    band: tuple[Sequence[Value], Sequence[Value]] | None = None
+    marks: Sequence[tuple[float, float, bool]] = ()
 
 
 def ema(values: Sequence[Value], weight: float) -> list[Value]:
@@ -64,6 +69,14 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [k * step for k in range(first, max(last, first + 1) + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in [low, high]; where these are few, 2 and 5 times them as well."""
+    few = math.log10(high / low) < 2.5
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = (step * 10.0**power for power in powers for step in ((1, 2, 5) if few else (1,)))
+    return [t for t in every if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+
+
 def line_chart(
     xs: Sequence[float],
     series: Sequence[Series],
@@ -76,11 +89,14 @@ def line_chart(
     tick_text: Callable[[float], str] | None = None,
     y_range: tuple[float, float] | None = None,
     x_ticks: Sequence[float] | None = None,
+    y_ticks: Sequence[float] | None = None,
+    level: tuple[float, str] | None = None,
     height: float = HEIGHT,
     hover: bool = True,
 ) -> Markup:
     """Lines over xs. `label` is the text alternative; the texts write axis labels and values,
-    `tick_text` the labels of the y axis where they are shorter than its values.
+    `tick_text` the labels of the y axis where they are shorter than its values. `level` is a value
+    of y to be told from the others, and its name.
     """
     finite = [
         v
@@ -92,7 +108,7 @@ def line_chart(
     if not xs or not finite:
         return Markup('<p class="empty">No values were recorded.</p>')
     low, high = y_range or (min(finite), max(finite))
-    y_ticks = nice_ticks(low, high, 5 if height > 150 else 2)
+    y_ticks = y_ticks or nice_ticks(low, high, 5 if height > 150 else 2)
     low, high = y_range or (y_ticks[0], y_ticks[-1])
     y_ticks = [t for t in y_ticks if low - 1e-12 <= t <= high + 1e-12]
     y_labels = [(tick_text or y_text)(t) for t in y_ticks]
@@ -120,26 +136,49 @@ def line_chart(
         f'<text class="name" x="{(left + right) / 2:.1f}" y="{height - 4:.1f}" '
         f'text-anchor="middle">{escape(x_name)}</text>'
     )
+    if level is not None:
+        y = py(level[0])
+        out.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
+        out.append(f'<text x="{left + 3:.1f}" y="{y - 4:.1f}">{escape(level[1])}</text>')
     for i, s in enumerate(series):
+        colour = f"s{i % COLOURS}"
+        if s.band is not None:
+            out.append(f'<path class="band {colour}" d="{_band(xs, *s.band, px, py)}"/>')
         if s.raw is not None:
-            out.append(f'<path class="line raw s{i}" d="{_path(xs, s.raw, px, py)}"/>')
+            out.append(f'<path class="line raw {colour}" d="{_path(xs, s.raw, px, py)}"/>')
     for i, s in enumerate(series):
-        if s.low is not None and s.high is not None:
-            for x, a, b in zip(xs, s.low, s.high, strict=True):
-                out.append(f'<path class="whisker s{i}" d="M{px(x):.1f} {py(a):.1f}V{py(b):.1f}"/>')
-        dashed = " dashed" if s.dashed else ""
-        out.append(f'<path class="line s{i}{dashed}" d="{_path(xs, s.values, px, py)}"/>')
-        for k, v in enumerate(s.values):
-            if v is not None and math.isfinite(v) and (s.points or _alone(s.values, k)):
-                out.append(
-                    f'<circle class="dot s{i}" cx="{px(xs[k]):.1f}" cy="{py(v):.1f}" r="3.5"/>'
-                )
+        out += _line(xs, s, f"s{i % COLOURS}", px, py)
     if hover and len(xs) <= HOVER:
         out += _hover(xs, series, px, (left, right, top, bottom), f"{x_name} ", x_text, y_text)
     return Markup(
         f'<svg class="chart" role="img" aria-label="{escape(label)}" '
         f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(out)}</svg>'
     )
+
+
+def _line(
+    xs: Sequence[float],
+    s: Series,
+    colour: str,
+    px: Callable[[float], float],
+    py: Callable[[float], float],
+) -> list[str]:
+    """A series' line, with whiskers, dots and marks."""
+    out = []
+    if s.low is not None and s.high is not None:
+        for x, a, b in zip(xs, s.low, s.high, strict=True):
+            out.append(f'<path class="whisker {colour}" d="M{px(x):.1f} {py(a):.1f}V{py(b):.1f}"/>')
+    dashed = " dashed" if s.dashed else ""
+    out.append(f'<path class="line {colour}{dashed}" d="{_path(xs, s.values, px, py)}"/>')
+    dots = [
+        (xs[k], v, False)
+        for k, v in enumerate(s.values)
+        if v is not None and math.isfinite(v) and (s.points or _alone(s.values, k))
+    ]
+    for x, y, hollow in (*dots, *s.marks):
+        kind = "hollow dot" if hollow else "dot"
+        out.append(f'<circle class="{kind} {colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5"/>')
+    return out
 
 
 def _alone(values: Sequence[Value], k: int) -> bool:
@@ -198,6 +237,24 @@ def _path(
         out.append(f"{pen}{px(x):.1f} {py(value):.1f}")
         pen = "L"
     return "".join(out)
+
+
+def _band(
+    xs: Sequence[float],
+    low: Sequence[Value],
+    high: Sequence[Value],
+    px: Callable[[float], float],
+    py: Callable[[float], float],
+) -> str:
+    """Path data of the area between two lines, where both have values."""
+    there = [
+        (x, a, b) for x, a, b in zip(xs, low, high, strict=True) if a is not None and b is not None
+    ]
+    if not there:
+        return ""
+    upper = [f"{px(x):.1f} {py(b):.1f}" for x, _, b in there]
+    lower = [f"{px(x):.1f} {py(a):.1f}" for x, a, _ in reversed(there)]
+    return f"M{'L'.join([*upper, *lower])}Z"
 
 
 def _hover(

@@ -1,5 +1,6 @@
 """Figures → one HTML page: no network, no script, every user string escaped."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from . import charts, pictures, text, training
+from . import charts, pictures, query_charts, text, training
 from .charts import Series
 from .rates import wilson
 from .rows import Example
@@ -34,6 +35,7 @@ _pages.filters |= {
     "eps": text.eps,
     "seconds": text.seconds,
     "number": text.number,
+    "count": text.count,
     "short": text.short,
     "plural": text.plural,
 }
@@ -109,6 +111,7 @@ def _attack_parts(report: Report) -> dict[str, Any]:
         if report.threat["norm"] == "patch"
         else f"a change of at most {eps} ({text.norm(report.threat['norm'])})",
         "curve": _curve(report),
+        "economy": query_charts.figures(report.attacks, report.eps),
         "classes": _weakest(report.per_class),
         "whole": wilson,
         "cost": {
@@ -201,11 +204,18 @@ def _gallery(report: Report) -> list[dict[str, Any]]:
                 "clean": _name(report, example.prediction),
                 "adv": _name(report, example.adv_prediction),
                 "target": _name(report, example.target) if example.target >= 0 else None,
+                "confidence": _known(example.confidence),
+                "adv_confidence": _known(example.adv_confidence),
                 "shrunk": picture and max(example.x.shape[1:]) > pictures.LARGEST,
                 **shown,
             }
         )
     return sorted(cards, key=lambda card: int(card["order"]))
+
+
+def _known(confidence: float) -> float | None:
+    """None where the model gave labels alone."""
+    return None if math.isnan(confidence) else confidence
 
 
 def _name(report: Report, index: int) -> str:

@@ -88,6 +88,6 @@ def _random(oracle: dict[str, Any], fooled: float | None) -> str:
 
 def priced(oracle: dict[str, Any]) -> str:
     """ "at 1.5 per 1,000 queries: 12.34", in the user's currency; "" where no price was given."""
-    if oracle.get("price") is None:
+    if not oracle or oracle["price"] is None:
         return ""
     return f"at {oracle['price_per_1000']:,g} per 1,000 queries: {oracle['price']:,.2f}"

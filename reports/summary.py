@@ -219,6 +219,11 @@ class Report:
         searched = sum(attack["queries"] for attack in self.attacks)
         return oracle.record(self.run, self._whole, searched, self.seconds)
 
+    @property
+    def priced(self) -> str:
+        """What its answers cost, in words; "" where that is not known."""
+        return oracle.priced(self.oracle)
+
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """One dict per class that occurs: class, n, clean and robust accuracy with intervals."""

@@ -69,6 +69,11 @@ def number(value: float | None, places: int = 1) -> str:
     return f"{value:,.0f}" if float(value).is_integer() or value >= 1000 else f"{value:,.{places}f}"
 
 
+def count(value: float | None) -> str:
+    """A mean or quantile of counts, with a decimal below 100: 217.84 → "218", 3.5 → "3.5"."""
+    return number(value, 0 if value is not None and value >= 100 else 1)
+
+
 def short(value: float | None) -> str:
     """12 300 000 → "12.3 M"."""
     if value is None:

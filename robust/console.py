@@ -140,8 +140,11 @@ class AttackProgress:
         parts.append(table)
         if self.running:
             name, given, ledger = self.running
-            spent = int(ledger.forwards.sum()) / max(1, given)
-            parts.append(Text(f"{name} on {given} samples: {spent:.0f} forwards each", style="dim"))
+            # What asks for no gradient is told by what it pays for; surrogates are paid nothing.
+            asks = bool(ledger.queries.any()) and not bool(ledger.backwards.any())
+            spent = int((ledger.queries if asks else ledger.forwards).sum()) / max(1, given)
+            unit = "queries" if asks else "forwards"
+            parts.append(Text(f"{name} on {given} samples: {spent:,.0f} {unit} each", style="dim"))
         return Group(*parts)
 
 
@@ -262,11 +265,15 @@ def attack_results(report: Any, where: str | None) -> None:
     console = Console(highlight=False, markup=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("attack", overflow="fold")
-    for name in ("given", "broken", "robust", "f / b per sample", "time"):
-        table.add_column(name, justify="right", no_wrap=True)
+    oracle = report.oracle
+    spending = "queries (mean / median)" if oracle else "f / b per sample"
+    for name in ("given", "broken", "robust", spending, "time"):
+        table.add_column(name, justify="right", no_wrap=name != spending)
     for attack in report.attacks:
         spent = "–"
-        if attack["given"]:
+        if oracle and attack["successes"]:
+            spent = f"{attack['queries_mean']:,.0f} / {attack['queries_median']:,.0f}"
+        elif attack["given"] and not oracle:
             spent = f"{attack['forwards_per_sample']:.0f} / {attack['backwards_per_sample']:.0f}"
         table.add_row(
             attack["label"],
@@ -285,6 +292,10 @@ def attack_results(report: Any, where: str | None) -> None:
             f" (95% interval {low:.1%} to {high:.1%}), n = {report.n}",
         )
     )
+    if oracle:
+        known = f" ({oracle['repeated']:,} answers were known)" if oracle["repeated"] else ""
+        price = f", {report.priced}" if report.priced else ""
+        console.print(f"asked the model {oracle['asked']:,} times in all{known}{price}")
     for note in report.notes:
         console.print(f"note: {note}", style="yellow")
     if where:
