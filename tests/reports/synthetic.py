@@ -156,3 +156,49 @@ def staged() -> Shard:
     asked.remarks = "were hopeless"
     asked.remarked = np.array([[i > 5] for i in range(8)])
     return given
+
+
+def asked(
+    access: str = "labels", attacks: Sequence[str] = ("near", "first"), **spec: Any
+) -> tuple[dict[str, Any], Shard]:
+    """A run against an oracle, its six samples all correct, at eps 0.1, and its one shard.
+
+    `near` looks for the smallest distance on samples 0 to 4, 100 queries each, and finds 0 and 1
+    at 20 and 50 queries; 2 comes no nearer than 0.5, 3 finds nothing, and the answers that broke 4
+    were not followed. `first` breaks one of 2, 3 and 5 at the seventh of at most 30 queries.
+    """
+    trace = [(1, 2, 0.3), (0, 4, 0.4), (2, 8, 0.5), (0, 10, 0.2), (0, 20, 0.08), (1, 50, 0.1)]
+    places, queries, distance = (np.array(column) for column in zip(*trace, strict=True))
+    unknown = {"confidence": np.full(5, np.nan), "margin": np.full(5, np.nan)}
+    near = rows(
+        "near",
+        range(5),
+        {0: 1, 1: 2, 4: 0},
+        queries=np.full(5, 100),
+        fooled=np.array([1.0, 0.75, 0.25, 0.0, 0.5]),
+        **{
+            **(unknown if access == "labels" else {}),
+            **{"trace_rows": places, "trace_queries": queries, "trace_distance": distance},
+        },
+    )
+    first = rows(
+        "first",
+        [2, 3, 5],
+        {3: 1},
+        queries=np.array([30, 7, 30]),
+        trace_rows=np.array([1]),
+        trace_queries=np.array([7]),
+        trace_distance=np.array([0.1]),
+    )
+    labels = [0, 1, 2, 0, 1, 2]
+    given = shard(labels, labels, [near, first])
+    if access == "labels":
+        given.confidence[:] = first.confidence[:] = np.nan
+        given.margin[:] = first.margin[:] = np.nan
+    given.asked, given.repeated = 600, 40  # 567 by the attacks
+    record = run(attacks, n=6, access=access, **spec)
+    for attack, queries_of in zip(record["spec"]["attacks"], (100, 30), strict=True):
+        attack |= {"access": access, "params": {"queries": queries_of}}
+    record["spec"]["model"] |= {"path": "https://models.example/v1", "kind": "service"}
+    record["preflight"] = {"asked": 24}
+    return record, given

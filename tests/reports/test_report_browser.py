@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from synthetic import run, ten
+from synthetic import asked, run, ten
 from test_report_html import TRAIN, broken, history
 
 from robust.reports.html import render, render_training
@@ -102,8 +102,13 @@ def test_pages_do_not_overflow(tmp_path: Path) -> None:
     evil["spec"]["model"]["path"] = f"{LONG}.pt"
     evil["argv"] = ["robust", "attack", "--model", LONG * 2]
     evil["spec"]["attacks"][0]["params"] = {LONG: LONG}
+    service, given = asked(queries=2000, draws=5, checks=20)
+    service["spec"]["model"]["path"] = f"https://models.example/{LONG}"
+    given.attacks[0].label = service["spec"]["attacks"][0]["label"] = LONG
+    service["price_per_1000"] = 1.5
     pages = {
         "evil": render(Report(evil, [ten()])),
+        "service": render(Report(service, [given])),
         "images": render(broken(40, (3, 32, 32))),
         "signals": render(broken(20, (1, 4000), low=-1.0)),
         "training": render_training(TRAIN, history(), Report(run(), [ten()])),
