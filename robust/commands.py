@@ -20,6 +20,7 @@ from .data import DataSpec, Source
 from .evaluation import Evaluation
 from .models import Loaded, load_model
 from .opening import load_surrogate, open_model_and_data, threat_of
+from .planning import as_oracle, asked_before, plan
 from .preflight import choose_device
 from .registry import ALIASES, find, names, parse_attack, parse_attacks, peers, shown
 from .store import RunFolder, argv, choose_folder, find_unfinished
@@ -33,7 +34,7 @@ def run_attack(runs: Path, **options: Any) -> int:
     """`robust attack`: the exit code."""
     loaded, data, source = open_model_and_data(options)
     access = options["access"] or loaded.info.access
-    loaded = api.as_oracle(loaded, access)
+    loaded = as_oracle(loaded, access)
     threat = threat_of(loaded, data, options["norm"], options["eps"])
     attacks = parse_attacks(options["attacks"], threat.norm, access)
     device = choose_device(options["device"])
@@ -44,7 +45,7 @@ def run_attack(runs: Path, **options: Any) -> int:
     size = options["batch_size"]
     if size == "auto" and options["resume"] and options["out"] is not None:
         size = _batch_size_of(options["out"])  # what memory was free then decided it
-    spec = api.plan(
+    spec = plan(
         loaded,
         source,
         data.to_dict(),
@@ -75,7 +76,7 @@ def run_attack(runs: Path, **options: Any) -> int:
 
     quiet = options["quiet"]
     stand_ins = [one.module for one in surrogates]
-    asked = api.asked_before(loaded)
+    asked = asked_before(loaded)
     run = Evaluation(spec, loaded.module, source, attacks, stand_ins, asked)
     _measure(run, folder, options["path"], quiet)
     report = api.conclude(folder)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import robust
-from robust import api
+from robust import planning
 from robust.attacks import APGD, FGSM, PGD
 from robust.core.attack import Attack
 from robust.core.errors import RobustError
@@ -35,7 +35,7 @@ def shards(net, x, y, attacks, eps=0.1, **options):
     """Run the engine; its shards in order."""
     threat = Threat("linf", eps)
     source = from_arrays(x, y)
-    spec = api.plan(in_memory(net), source, {"source": "x"}, threat, attacks, device=CPU, **options)
+    spec = planning.plan(in_memory(net), source, {"source": "x"}, threat, attacks, device=CPU, **options)
     store = MemoryStore()
     for _ in Evaluation(spec, net, source, attacks).run(store):
         pass
@@ -162,7 +162,7 @@ def test_a_shard_is_the_same_whatever_ran_before_it(digits_net, digits):
     x, y = digits
     threat, source = Threat("linf", 0.05), from_arrays(x, y)
     attacks = [PGD(steps=3)]
-    spec = api.plan(in_memory(digits_net), source, {"source": "x"}, threat, attacks,
+    spec = planning.plan(in_memory(digits_net), source, {"source": "x"}, threat, attacks,
                     device=CPU, batch_size=40)  # fmt: skip
     whole, part = MemoryStore(), MemoryStore()
     for _ in Evaluation(spec, digits_net, source, attacks).run(whole):

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import robust
-from robust import api, evaluation
+from robust import evaluation, planning
 from robust.attacks import PGD
 from robust.cli import main
 from robust.core.errors import RobustError
@@ -65,7 +65,7 @@ def run(net, digits, attacks, search="auto", **options):
     """The one shard of a run, and its Evaluation."""
     source = from_arrays(*digits)
     options = {"batch_size": len(digits[1]), "curve": False, **options}
-    spec = api.plan(in_memory(net), source, {"source": "x"}, THREAT, attacks,
+    spec = planning.plan(in_memory(net), source, {"source": "x"}, THREAT, attacks,
                     device=torch.device("cpu"), search=search, **options)  # fmt: skip
     store, engine = MemoryStore(), Evaluation(spec, net, source, attacks)
     for _ in engine.run(store):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import robust
-from robust import api
+from robust import planning
 from robust.attacks import MomentumPGD, Transfer
 from robust.attacks._inputs import shrunk_and_moved, smoothed
 from robust.core.attack import Attack
@@ -273,7 +273,7 @@ def test_a_resumed_run_must_have_the_same_surrogates(nets, tmp_path):
     source = from_arrays(x, y, channels_last=False)
 
     def spec(*given):
-        return api.plan(
+        return planning.plan(
             in_memory(model), source, {"source": "x"}, Linf(0.1), [Transfer()],
             device=torch.device("cpu"), surrogates=[in_memory(net) for net in given], batch_size=9,
         )  # fmt: skip
@@ -292,7 +292,7 @@ def test_a_resumed_run_must_have_the_same_surrogates(nets, tmp_path):
 
 def test_a_run_without_surrogates_has_the_hash_that_it_had_before(nets):
     model, _, x, y = nets
-    spec = api.plan(
+    spec = planning.plan(
         in_memory(model), from_arrays(x, y, channels_last=False), {"source": "x"}, Linf(0.1),
         [Transfer()], device=torch.device("cpu"), batch_size=9,
     )  # fmt: skip

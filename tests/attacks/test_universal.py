@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import robust
-from robust import api
+from robust import api, planning
 from robust.attacks import FGSM, Universal
 from robust.core.errors import RobustError
 from robust.core.fitted import Part
@@ -29,7 +29,7 @@ ATTACK = Universal(steps=30, samples=60)
 
 def evaluation(net, attacks=(ATTACK,), limit=90, threat=None, **options):
     source = open_data(DataSpec("digits"))
-    spec = api.plan(
+    spec = planning.plan(
         in_memory(net),
         source,
         {"source": "digits"},
