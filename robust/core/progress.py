@@ -46,7 +46,10 @@ class Progress:
             return
         rows, z = rows[which], z[which]
         distance = self.threat.distance(self.x[rows], z)
-        better = distance < self.distance[rows]
+        # A sample may have been asked several times at once: the nearest of its points counts.
+        nearest = torch.full_like(self.distance, float("inf"))
+        nearest.scatter_reduce_(0, rows, distance, "amin")
+        better = (distance < self.distance[rows]) & (distance == nearest[rows])
         rows, z, distance, queries = (
             rows[better],
             z[better],

@@ -78,16 +78,17 @@ class Victim:
     """A model that answers for the samples of one batch, each answer entered in the ledger.
 
     victim[rows] is the same victim for those samples only: a search that drops solved samples
-    narrows its victim with them. Every call needs one row of x per sample (n, …) and raises
-    RobustError where `access` does not allow it.
+    narrows its victim with them. A sample that `rows` repeats is asked so often in one call. Every
+    call needs one row of x per sample (n, …) and raises RobustError where `access` does not allow
+    it.
 
     surrogates  the number of networks in `model` that stand in for the one under attack: what each
                 of them computes is entered, and no query, for nothing is asked of that one
     original    `model` is a search copy of this one, which is asked too wherever the copy comes
                 near the goal (a forward more, no query); its logits are the answer there, so that
                 no sample counts as solved, or as unsolved by a hair, on the copy's word
-    budget      int64 (n,), queries that each sample may take in all; to ask about one that has
-                none left raises BudgetSpent
+    budget      int64 (n,), queries that each sample may take in all; to ask more about one than
+                it has left raises BudgetSpent
     pool        samples of other classes to start from
     progress    is told every answer
     grid        the values that the model can be sent; what is asked is moved onto it, towards x
@@ -196,8 +197,10 @@ class Victim:
         return answer.argmax(1).masked_fill(answer.isnan().any(1), -1)
 
     def _answer(self, x: Tensor) -> Tensor:
-        if self._budget is not None and bool((self.left < 1).any()):
-            raise BudgetSpent("the budget of queries is spent")
+        if self._budget is not None:
+            asks = torch.bincount(self._rows, minlength=len(self.ledger.queries))[self._rows]
+            if bool((self.left < asks).any()):
+                raise BudgetSpent("the budget of queries is spent")
         if self._grid is not None:
             x = self._grid.snap(x, self._rows)
         with torch.no_grad():
@@ -295,7 +298,7 @@ class Victim:
         if self._watch is not None:
             watch, goal, places = self._watch
             margin = goal.margin(logits).to(watch.margin.dtype)
-            watch.margin[places] = torch.maximum(watch.margin[places], margin)
+            watch.margin.scatter_reduce_(0, places, margin, "amax")
 
     def _each(self, passes: int) -> Tensor:
         """So many passes through every network, as entered for each sample: int64 (n,)."""

@@ -210,6 +210,18 @@ def test_a_budget_is_held_by_every_sample_for_itself():
     assert victim.left.tolist() == [0, 1, 2, 0, 8]
 
 
+def test_a_sample_asked_several_times_at_once_pays_for_each():
+    net = Counting()
+    victim = Victim(Oracle(net), 5, Access.LABELS, budget=torch.tensor([1, 2, 3, 0, 9]))
+    rows = torch.tensor([1, 2, 1, 4, 1])
+    with pytest.raises(BudgetSpent):
+        victim[rows].labels(torch.rand(5, 3))
+    assert not net.rows
+    rows = torch.tensor([1, 2, 1, 4])
+    victim[rows].labels(torch.rand(4, 3))
+    assert victim.left.tolist() == [1, 0, 2, 0, 8]
+
+
 def test_limits_are_the_narrower_of_two():
     victim = Victim(Oracle(Counting()), 5, Access.LABELS, budget=torch.tensor([1, 2, 3, 4, 9]))
     part = victim.limited(3)

@@ -44,6 +44,20 @@ def test_small_steps_are_no_news_unless_they_come_inside_eps():
     assert progress.trace.queries.tolist() == [1, 3, 5]
 
 
+def test_of_several_answers_at_once_the_nearest_success_counts():
+    x, goal = torch.zeros(3, 2), Goal(torch.zeros(3, dtype=torch.int64))
+    progress = Progress(x, goal, Threat("linf", 0.3))
+    victim, watch = Victim(threshold, 3, Access.LABELS, progress=progress).watched(goal)
+    rows, values = torch.tensor([0, 0, 1, 0, 0, 1]), torch.tensor([0.9, 0.6, 0.2, 0.7, 0.1, 0.0])
+    victim[rows].labels(torch.stack([values, torch.zeros(6)], 1))
+    assert progress.distance.tolist()[1:] == [float("inf")] * 2
+    assert progress.x_adv[0, 0] == torch.tensor(0.6)
+    assert progress.trace.rows.tolist() == [0]
+    assert progress.trace.queries.tolist() == [4]
+    assert watch.margin[0] == 0.5
+    assert watch.margin[1] == -0.5
+
+
 def test_points_outside_the_box_are_no_success():
     assert asked([([0], 1.5)]).distance[0] == float("inf")
 
