@@ -17,6 +17,7 @@ from .building import construct, one_line
 from .checkpoint import FORMAT, check_checkpoint, program_bytes
 from .exported import is_exported, load_exported
 from .info import Loaded, ModelInfo, count_parameters, hash_file
+from .onnx import load_onnx
 from .program import Program
 from .torchscript import load_torchscript
 from .weights import fit, guess_classes, read_pickle, read_safetensors, unwrap
@@ -44,7 +45,8 @@ def load_model(
                    that file. Overrides what a checkpoint says
     mean, std      normalisation to put inside the model, one value or one per channel, in the
                    data's own range. Overrides what a checkpoint says
-    shape          of one sample, where the file does not say it
+    shape          of one sample, channels first, where the file does not say it, or says it in
+                   another order (.onnx)
     num_classes    where the file does not say it
     trust_pickle   load a pickled module, which runs code from the file
     probabilities  the model returns probabilities: their logarithm becomes the logits
@@ -70,12 +72,14 @@ def load_model(
         parameters=0,
     )
     net: nn.Module
-    if arch is not None and kind in ("torch.export", "torchscript"):
-        raise RobustError(f"{path} is a {kind} archive, which has its network inside: drop --arch")
+    if arch is not None and kind in _ARCHIVES:
+        raise RobustError(f"{path} is {_ARCHIVES[kind]}, which has its network inside: drop --arch")
     if kind == "torch.export":
         net, info = _from_program(load_exported(str(file), str(path)), info)
     elif kind == "torchscript":
         net = load_torchscript(file)
+    elif kind == "onnx":
+        net, info = load_onnx(file, info, probabilities=probabilities)
     elif kind == "safetensors":
         net, info = _from_tensors(unwrap(read_safetensors(file), file), info)
     else:
@@ -102,7 +106,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if kind == "safetensors":
         return unwrap(read_safetensors(file), file)
     if kind != "state-dict":
-        raise RobustError(f"{path} is a {kind} archive; weights are read from state dicts only")
+        raise RobustError(f"{path} is {_ARCHIVES[kind]}; weights are read from state dicts only")
     content, _ = read_pickle(file, trust_pickle=False)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         content = check_checkpoint(content, file)["state_dict"]
@@ -128,16 +132,22 @@ def _kind(path: Path) -> str:
     header = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and header <= 100_000_000:
         return "safetensors"
-    # A protobuf whose first field is ir_version.
-    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and head[2:3] in (b"\x12", b"\x3a")):
-        raise RobustError(f"{path}: ONNX is not supported yet; a later version will read it")
+    # A protobuf whose first field is ir_version, and the next one of a model's.
+    if path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and head[2:3] in _ONNX_FIELDS):
+        return "onnx"
     raise RobustError(f"{path} is not a model file. {_ACCEPTED}")
 
 
 _ACCEPTED = (
     "robust reads its own checkpoints, state dicts (torch.save), .safetensors, TorchScript and "
-    "torch.export archives"
+    "torch.export archives, and ONNX"
 )
+_ARCHIVES = {
+    "torch.export": "a torch.export archive",
+    "torchscript": "a torchscript archive",
+    "onnx": "an ONNX file",
+}
+_ONNX_FIELDS = (b"\x12", b"\x1a", b"\x22", b"\x2a", b"\x32", b"\x3a", b"\x42", b"\x72")
 
 
 def _zip_kind(path: Path) -> str:

@@ -310,7 +310,7 @@ def plain_zip():
         (npz(), "NumPy archive: data, not a model"),
         (plain_zip(), "zip archive, but not a model"),
         (b"just text, longer than a header\n", "is not a model file"),
-        (b"\x08\x07\x12\x07pytorch\x1a\x03", "ONNX is not supported yet"),
+        (b"\x08\x07\x12\x07pytorch\x1a\x03", "damaged or incomplete, or no ONNX file"),
         (b"\x80\x02garbage that is no pickle", "damaged or incomplete"),
         (b"PK\x03\x04garbage", "damaged or incomplete"),
         (b"\x10\0\0\0\0\0\0\0{not json at all", "damaged or incomplete"),
@@ -330,7 +330,7 @@ def test_no_such_file_directory_onnx(tmp_path):
     refuse(tmp_path / "absent.pt", "cannot be read: No such file")
     refuse(tmp_path, "is a directory")
     (tmp_path / "m.onnx").write_bytes(b"anything at all, really")
-    refuse(tmp_path / "m.onnx", "ONNX is not supported yet")
+    refuse(tmp_path / "m.onnx", "damaged or incomplete, or no ONNX file")
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "legacy", "safetensors", "torchscript", "export"])
