@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -54,17 +55,18 @@ def _from_file(arch: str, shape: Sequence[int] | None, num_classes: int | None) 
     path = Path(file).expanduser()
     if not path.is_file():
         raise RobustError(f"no file {file} (of the architecture {arch})")
-    with _folder_importable(path.resolve().parent):
-        factory = _import_factory(path, name)
+    with folder_importable(path.resolve().parent):
+        factory = import_function(path, name)
         arguments = _arguments(factory, arch, shape, num_classes)
-        with _user_code(f"{arch} failed"):
+        with user_code(f"{arch} failed"):
             net = factory(**arguments)
     if not isinstance(net, nn.Module):
         raise RobustError(f"{arch} returned {type(net).__name__}, not a torch.nn.Module")
     return net
 
 
-def _import_factory(path: Path, name: str) -> Callable[..., Any]:
+def import_function(path: Path, name: str) -> Callable[..., Any]:
+    """The function of that name in a Python file, which is run. Raises RobustError."""
     # A private name, so that a file called random.py replaces nothing.
     private = "_robust_arch_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     spec = importlib.util.spec_from_file_location(private, path)
@@ -72,7 +74,7 @@ def _import_factory(path: Path, name: str) -> Callable[..., Any]:
         raise RobustError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module
-    with _user_code(f"{path} cannot be imported"):
+    with user_code(f"{path} cannot be imported"):
         spec.loader.exec_module(module)
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -108,7 +110,8 @@ def _arguments(
 
 
 @contextlib.contextmanager
-def _user_code(what: str) -> Iterator[None]:
+def user_code(what: str) -> Iterator[None]:
+    """An error in somebody's code becomes one line: what, and the error."""
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -116,20 +119,35 @@ def _user_code(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _folder_importable(folder: Path) -> Iterator[None]:
-    """Let a file import its siblings; forget those after, for another folder may have its own."""
-    before = set(sys.modules)
+def importable(folder: Path) -> Iterator[None]:
+    """Let imports find what lies in a folder."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def folder_importable(folder: Path, kept: dict[str, ModuleType] | None = None) -> Iterator[None]:
+    """Let a file import its siblings; forget those after, for another folder may have its own.
+
+    kept  holds the siblings from one time to the next
+    """
+    before = set(sys.modules)
+    sys.modules.update(kept or {})
+    try:
+        with importable(folder):
+            yield
+    finally:
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
             # Not what is installed in a virtual environment inside the folder.
             if file and Path(file).is_relative_to(folder) and "site-packages" not in file:
-                del sys.modules[name]
+                module = sys.modules.pop(name)
+                if kept is not None:
+                    kept[name] = module
 
 
 def one_line(error: BaseException) -> str:
