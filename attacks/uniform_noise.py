@@ -33,7 +33,7 @@ class UniformNoise(Attack):
         rows = torch.arange(len(x), device=x.device)
         for _ in range(self.samples):
             result[rows] = ball.random(rng)
-            left = ~goal.satisfied(victim.labels(result[rows]))
+            left = ~goal.satisfied(victim.labels(result[rows])) & (victim.left > 0)
             rows, victim, goal, ball = rows[left], victim[left], goal[left], ball[left]
             if not len(rows):
                 break

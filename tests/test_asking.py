@@ -262,3 +262,19 @@ def test_noise_of_the_search_does_not_reach_the_callers_generator():
     run(Counted(), [Nosy(eager=False)], queries=30)
     assert torch.equal(before, torch.get_rng_state())
     assert uniform(torch.Generator().manual_seed(0), torch.zeros(2)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("art:HopSkipJump,max_iter=20", "linf"), ("foolbox:BoundaryAttack,steps=400", "l2")],
+)
+def test_attacks_of_other_packages_are_stopped_sample_by_sample(name, norm):
+    pytest.importorskip("art" if name.startswith("art") else "foolbox")
+    net, few = Counted(), X[:3]
+    y = labels_of(net, few)
+    report = robust.evaluate(
+        net, few, y, threat=robust.Threat(norm, 3.0), attacks=[name], access="labels",
+        queries=150, draws=1,
+    )  # fmt: skip
+    assert 0.8 * 150 * 3 < len(net.rows) <= 150 * 3
+    assert report.attacks[0]["success_rate"] == 1  # what it found on its way is not lost

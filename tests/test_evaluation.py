@@ -35,7 +35,9 @@ def shards(net, x, y, attacks, eps=0.1, **options):
     """Run the engine; its shards in order."""
     threat = Threat("linf", eps)
     source = from_arrays(x, y)
-    spec = planning.plan(in_memory(net), source, {"source": "x"}, threat, attacks, device=CPU, **options)
+    spec = planning.plan(
+        in_memory(net), source, {"source": "x"}, threat, attacks, device=CPU, **options
+    )
     store = MemoryStore()
     for _ in Evaluation(spec, net, source, attacks).run(store):
         pass

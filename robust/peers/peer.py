@@ -15,7 +15,7 @@ from robust.core.attack import Attack
 from robust.core.errors import RobustError
 from robust.core.goal import Goal
 from robust.core.threat import Threat
-from robust.core.victim import Access, Victim
+from robust.core.victim import Access, BudgetSpent, Victim
 
 from .oracle import Oracle, Stuck, to_data, to_unit
 from .shield import own_randomness, quiet
@@ -120,7 +120,10 @@ class Peer(Attack):
         with quiet(), own_randomness(rng), torch.enable_grad():
             found = self._answers(inner, x, goal, threat)
         x_adv = self._placed(x, found, threat)
-        changed = (x_adv != x).flatten(1).any(1).nonzero().squeeze(1)
+        moved = (x_adv != x).flatten(1).any(1)
+        if self.minimal:
+            x_adv[victim.left < 1] = x[victim.left < 1]  # what it has shown, its progress knows
+        changed = (moved & (victim.left > 0)).nonzero().squeeze(1)
         if len(changed):
             reached = goal[changed].satisfied(victim[changed].labels(x_adv[changed]))
             if self.minimal:
@@ -149,6 +152,8 @@ class Peer(Attack):
             )
             try:
                 found[rows] = self._run(oracle, goal[rows], scaled, options).detach().to(found)
+            except BudgetSpent:  # these samples are at their end: running them again would not help
+                continue
             except RobustError:
                 raise
             except Exception as error:  # somebody else's code may fail in any way
