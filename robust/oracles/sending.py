@@ -1,0 +1,277 @@
+"""Requests over HTTP that are sent again when that may help, and never faster than allowed."""
+
+import json
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import numpy as np
+
+from robust.core.errors import RobustError
+
+from .options import ServiceOptions
+from .secrets import Secrets
+
+MOST_BYTES = 64 * 2**20  # of one answer
+LONGEST_WAIT = 120.0  # seconds, whatever Retry-After says
+_FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 30.0
+_QUOTED = 64 * 2**10  # bytes of an error's body that are read
+_LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+
+Read = Callable[[Any], np.ndarray]
+
+
+class Again(Exception):
+    """An answer that may be a better one when the request is sent again."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait  # seconds that the service asks for
+
+
+class Limiter:
+    """Lets rows go at no more than `rate` per second, whichever threads they come from."""
+
+    def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate, self.clock = rate, clock
+        self._free = -float("inf")  # when the next row may go
+        self._lock = threading.Lock()
+
+    def reserve(self, rows: int) -> float:
+        """Take the turn of so many rows: the seconds until it comes."""
+        with self._lock:
+            now = self.clock()
+            start = max(now, self._free)
+            self._free = start + (rows / self.rate if self.rate else 0.0)
+            return start - now
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing go for so long: the service asked for it."""
+        with self._lock:
+            self._free = max(self._free, self.clock() + seconds)
+
+
+class Sender:
+    """Sends requests to one service from any number of threads, over connections that stay open.
+
+    requests    sent with rows in them, those sent again included
+    resent      those of them that were sent again
+    pause       waits for so many seconds, or until the event is set
+    """
+
+    def __init__(self, options: ServiceOptions, secrets: Secrets) -> None:
+        self.options, self._secrets = options, secrets
+        self.requests = self.resent = 0
+        self.limiter = Limiter(options.rate_limit)
+        self.pause: Callable[[float, threading.Event], object] = lambda s, stop: stop.wait(s)
+        self._jitter = random.Random()
+        self._lock = threading.Lock()
+        count = options.concurrency
+        self._client = httpx.Client(
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            verify=_trust(options),
+            timeout=options.timeout,
+            limits=httpx.Limits(
+                max_connections=count, max_keepalive_connections=count, keepalive_expiry=60
+            ),
+            mounts=dict.fromkeys(_LOOPBACK),  # what stays on the machine needs no proxy
+        )
+
+    def __repr__(self) -> str:
+        return "Sender()"
+
+    def get(self, url: httpx.URL, *, optional: bool = False) -> Any:
+        """The JSON at this address; None where it is `optional` and not to be had."""
+        found: list[Any] = []
+
+        def read(reply: Any) -> np.ndarray:
+            found[:] = [reply]
+            return np.zeros(0)
+
+        try:
+            self.send("GET", url, None, read, 0, threading.Event(), 0 if optional else None)
+        except RobustError:
+            if not optional:
+                raise
+            return None
+        return found[0]
+
+    def send(
+        self,
+        method: str,
+        url: httpx.URL,
+        body: bytes | None,
+        read: Read,
+        rows: int,
+        stop: threading.Event,
+        retries: int | None = None,
+    ) -> np.ndarray:
+        """What `read` makes of the answer. It raises Again for an answer that is none.
+
+        Sent again: after 408, 429, 5xx, a broken connection, no answer in time, no JSON; once, if
+        a number of the answer is not finite. Any other failure, and the last of these, is a
+        RobustError. Once `stop` is set nothing more is sent.
+        """
+        tries = 1 + (self.options.retries if retries is None else retries)
+        doubted = False
+        for number in range(1, tries + 1):
+            self._wait(rows, stop)
+            if stop.is_set():
+                raise RobustError(f"{method} {url}: given up, for another request failed")
+            if rows:
+                with self._lock:
+                    self.requests += 1
+                    self.resent += number > 1
+            try:
+                answer = read(self._once(method, url, body))
+                if doubted or number == tries or bool(np.isfinite(answer).all()):
+                    return answer
+                doubted = True
+            except Again as again:
+                if number == tries or stop.is_set():
+                    said = self._secrets.hide(str(again))
+                    after = "1 try" if number == 1 else f"{number} tries"
+                    raise RobustError(f"{method} {url}: {said} ({after})") from None
+                if again.wait is not None:
+                    self.limiter.hold(again.wait)
+                    continue
+            backoff = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (number - 1))
+            self.pause(backoff * self._jitter.uniform(0.5, 1.0), stop)
+        raise AssertionError  # the last try has returned or raised
+
+    def _wait(self, rows: int, stop: threading.Event) -> None:
+        wait = self.limiter.reserve(rows)
+        if wait > 0:
+            self.pause(wait, stop)
+
+    def _once(self, method: str, url: httpx.URL, body: bytes | None) -> Any:
+        headers = dict(self._secrets.headers)
+        if body is not None:
+            headers.setdefault("Content-Type", "application/json")
+        start = time.monotonic()
+        try:
+            with self._client.stream(method, url, content=body, headers=headers) as response:
+                data = self._read(response, method, url, start)
+        except (httpx.TimeoutException, TimeoutError):
+            raise Again(f"no answer within {self.options.timeout:g} seconds") from None
+        except httpx.TransportError as error:
+            raise self._transport(method, url, error) from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            said = self._secrets.hide(_one_line(str(error)))
+            raise RobustError(f"{method} {url}: {said}") from None
+        if not response.is_success:
+            raise self._refusal(response, data, method, url)
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            kind = response.headers.get("content-type", "no content type")
+            raise Again(f"the answer is no JSON ({_one_line(kind)[:60]})") from None
+
+    def _read(self, response: httpx.Response, method: str, url: httpx.URL, start: float) -> bytes:
+        most = MOST_BYTES if response.is_success else _QUOTED
+        data = bytearray()
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > most:
+                if not response.is_success:
+                    break
+                raise RobustError(
+                    f"{method} {url}: the answer is longer than {most // 2**20} MiB: ask for fewer "
+                    "samples at a time (--rows-per-request)"
+                )
+            if time.monotonic() - start > self.options.timeout:
+                raise TimeoutError
+        return bytes(data)
+
+    def _transport(
+        self, method: str, url: httpx.URL, error: httpx.TransportError
+    ) -> Again | RobustError:
+        said = self._secrets.hide(_one_line(str(error)) or type(error).__name__)
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return RobustError(
+                    f"{method} {url}: its certificate is not trusted ({cause.verify_message}): "
+                    "if a private authority has signed it, name that by --ca-file"
+                )
+            if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+                return RobustError(f"{method} {url}: the server does not speak TLS: http://?")
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+            return RobustError(f"{method} {url}: {said}")
+        what = "no connection" if isinstance(error, httpx.ConnectError) else "connection lost"
+        return Again(f"{what} ({said})")
+
+    def _refusal(
+        self, response: httpx.Response, data: bytes, method: str, url: httpx.URL
+    ) -> Again | RobustError:
+        """What an answer means whose status is not 2xx."""
+        status = response.status_code
+        said = f"{status} {response.reason_phrase}".strip()
+        if response.is_redirect:
+            where = self._secrets.hide(_one_line(response.headers["location"]).split("?")[0])
+            return RobustError(
+                f"{method} {url}: {said} to {where[:300]}; redirects are not followed: give the "
+                "URL itself"
+            )
+        if first := self._secrets.hide(_complaint(data))[:300]:
+            said += f": {first}"
+        if status in (408, 429) or status >= 500:
+            return Again(said, _retry_after(response.headers.get("retry-after")))
+        if status in (401, 403) and not self._secrets:
+            said += "; a token is sent if ROBUST_TOKEN, or what --token-env names, is set"
+        return RobustError(f"{method} {url}: {said}")
+
+
+def _trust(options: ServiceOptions) -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    if options.ca_file is not None:
+        try:
+            context.load_verify_locations(options.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise RobustError(f"{options.ca_file} holds no certificates: {reason}") from error
+    return context
+
+
+def _complaint(data: bytes) -> str:
+    """The first line of what an error's body says."""
+    text = data.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        for name in ("error", "message", "detail", "msg"):
+            if name in found:
+                inner = found[name]
+                text = inner if isinstance(inner, str) else json.dumps(inner)
+                break
+    return next((_one_line(line) for line in text.splitlines() if line.strip()), "")
+
+
+def _one_line(text: str) -> str:
+    """Printable, on one line: what a server says must not steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds to wait: Retry-After is a number of them, or a date."""
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        seconds = (when - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), LONGEST_WAIT) if seconds == seconds else None
