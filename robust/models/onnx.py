@@ -142,7 +142,10 @@ class OnnxModel(nn.Module):
         try:
             (answer,) = self._session.run([self._output], {self._input: array})
         except Exception as error:
-            raise RobustError(f"{self.path}: {reason(error)}") from error
+            shape = tuple(feed.shape)
+            raise RobustError(
+                f"{self.path} fails on an input of shape {shape}: {reason(error)}"
+            ) from error
         return torch.as_tensor(answer)
 
     def _logits(self, answer: Tensor, n: int) -> Tensor:
@@ -261,7 +264,7 @@ def reason(error: BaseException) -> str:
     """What ONNX Runtime says, in one line, without the places in its source."""
     text = " ".join(str(error).split("Status Message:")[-1].split())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"\S+\.(cc|h|cpp):\d+ .*?[)>&] (?=[A-Z])", "", text)
+    text = re.sub(r"\S+\.(cc|h|cpp):\d+ (.*?[)>&] (?=[A-Z]))?", "", text)
     return text[:300] or type(error).__name__
 
 
@@ -321,10 +324,11 @@ def _difference(model: OnnxModel, net: nn.Module, shape: tuple[int, ...]) -> str
         own = net(x)
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
-        other = net(leaf)
-        if not other.requires_grad:
+        logits = net(leaf)
+        if not logits.requires_grad:
             return "the converted network gives no gradient"
-        torch.autograd.grad(other.sum(), leaf)
+        torch.autograd.grad(logits.sum(), leaf)
+    other = logits.detach()
     if other.shape != own.shape:
         return f"the converted network answers with shape {tuple(other.shape)}"
     off, scale = float((other - own).abs().max()), float(own.abs().max())
