@@ -64,6 +64,24 @@ def test_distances_are_quartiles_over_all_samples_given() -> None:
     assert economy(asked()[1], asked()[1]).distance() == expected
 
 
+def test_half_of_the_samples_are_enough_for_a_median() -> None:
+    given = shard(
+        [0] * 4,
+        [0] * 4,
+        [
+            rows(
+                "near",
+                range(4),
+                {},
+                trace_rows=np.array([0, 1]),
+                trace_queries=np.array([1, 2]),
+                trace_distance=np.array([0.5, 0.7]),
+            )
+        ],
+    )
+    assert economy(given).distance()[:2] == [(1, 0.5, None, None), (2, 0.5, 0.7, None)]
+
+
 def test_what_comes_behind_the_last_count_is_the_end_of_the_curve() -> None:
     found = economy(asked()[1], counts=np.array([1, 8])).distance()
     assert found == [(8, 0.4, 0.5, None), (100, 0.1, 0.5, None)]

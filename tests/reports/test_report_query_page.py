@@ -128,12 +128,21 @@ def test_scale_is_logarithmic_over_orders_of_magnitude() -> None:
 def test_many_attacks_share_a_chart() -> None:
     n = MOST + 2
     names = [f"attack {i}" for i in range(n)]
-    attacks = [rows(name, [0], {0: 1} if i else {}) for i, name in enumerate(names)]
+    trace = {
+        "trace_rows": np.zeros(2, np.int64),
+        "trace_queries": np.array([2, 5]),
+        "trace_distance": np.array([0.3, 0.1]),
+    }
+    attacks = [rows(name, [0], {0: 1} if i else {}, **trace) for i, name in enumerate(names)]
     found = Report(run(names, access="scores", every=True), [shard([0], [0], attacks)])
-    (success,) = figures(found.attacks, 0.1)
+    success, distance = figures(found.attacks, 0.1)
+    bands = [p.get("class") for p in svg(distance).iter("path") if "band" in p.get("class", "")]
+    assert bands == [f"band s{i % 4}" for i in range(MOST)]
+    assert distance["legend"] == success["legend"]
     assert len(success["legend"]) == MOST == len(set(success["legend"]))
     assert len({look for look, _ in success["legend"]}) == MOST
-    assert f"The first {MOST} of {n} attacks" in success["caption"]
+    for figure in (success, distance):
+        assert f"The first {MOST} of {n} attacks" in figure["caption"]
     assert set(dots(success)) <= {
         f"{kind} s{i}" for kind in ("dot", "hollow dot") for i in range(4)
     }
