@@ -88,7 +88,8 @@ def climb_windows(
     loss: Loss,
     areas: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One query for each of `areas`, the share of a sample that a random window covers.
+    """One question for each of `areas`, the share of a sample that a random window covers, as far
+    as a sample can pay for it.
 
     start (n, …) lies in the ball and value (n,) is the loss there. A window whose new content
     raises the loss stays. Returns the best points, their loss, and who was solved.
@@ -99,7 +100,20 @@ def climb_windows(
     now, current = start.clone(memory_format=torch.contiguous_format), value.clone()
     propose = {"linf": _corners, "l2": _refilled, "l1": _overfilled}[ball.threat.norm]
     spent = _spent(ball, now)
+
+    def leave(who: Tensor) -> None:
+        nonlocal rows, now, spent, current, victim, goal, ball
+        best[rows[who]], best_value[rows[who]] = now[who], current[who]
+        stay = ~who
+        rows, now, spent, current = rows[stay], now[stay], spent[stay], current[stay]
+        victim, goal, ball = victim[stay], goal[stay], ball[stay]
+
     for area in areas:
+        out = victim.left < 1
+        if bool(out.any()):
+            leave(out)
+        if not len(rows):
+            break
         candidate, its_spent = propose(ball, now, spent, rng, area)
         logits = victim.logits(candidate)
         found = loss(logits, goal).to(current.dtype)
@@ -107,12 +121,8 @@ def climb_windows(
         kept = (done | (found > current)).nonzero().squeeze(1)
         now[kept], spent[kept], current[kept] = candidate[kept], its_spent[kept], found[kept]
         if bool(done.any()):
-            gone, left = rows[done], ~done
-            best[gone], best_value[gone], solved[gone] = now[done], current[done], True
-            rows, now, spent, current = rows[left], now[left], spent[left], current[left]
-            victim, goal, ball = victim[left], goal[left], ball[left]
-            if not len(rows):
-                return best, best_value, solved
+            solved[rows[done]] = True
+            leave(done)
     best[rows], best_value[rows] = now, current
     return best, best_value, solved
 

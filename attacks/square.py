@@ -26,7 +26,8 @@ class Square(Attack):
     opposite corner; targeted, too, the margin is raised (the paper: cross-entropy). In samples that
     are no images a window spans all axes but the channels; a vector is one channel.
 
-    queries         per sample, that of the start included
+    queries         per sample, that of the start included; the sides of the squares follow it
+                    where less can be paid for, too
     p_init          share of a sample that the first squares cover
     loss            what a square must raise: margin or ce
     """
@@ -40,15 +41,19 @@ class Square(Attack):
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
-        ball, loss = threat.around(x), LOSSES[self.loss]
-        start = _square.first_point(ball, rng)
+        victim, result = victim.limited(self.queries), x.clone()
+        rows = (victim.left > 0).nonzero().squeeze(1)
+        if not len(rows):
+            return result
+        victim, goal, ball = victim[rows], goal[rows], threat.around(x)[rows]
+        start, loss = _square.first_point(ball, rng), LOSSES[self.loss]
         logits = victim.logits(start)
+        result[rows] = start
         left = (~goal.reached(logits) | goal.persist).nonzero().squeeze(1)
         areas = [
             _square.share(self.p_init, number, self.queries) for number in range(self.queries - 1)
         ]
-        result = start.clone()
-        result[left], _, _ = _square.climb_windows(
+        result[rows[left]], _, _ = _square.climb_windows(
             victim[left],
             start[left],
             loss(logits, goal)[left],
