@@ -242,7 +242,15 @@ def _session(file: Path, name: str) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(file),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it prints
+        )
+        # Names that are no text are found when they are read.
+        _ = [(o.name, o.shape) for o in (*session.get_inputs(), *session.get_outputs())]
+        return session
     except Exception as error:
         text = str(error)
         newer = re.search(r"Opset (\d+) .*till opset (\d+)", text, re.DOTALL) or re.search(
@@ -255,7 +263,7 @@ def _session(file: Path, name: str) -> Any:
                 f"({onnxruntime.__version__}) reads up to {newer[2]}: upgrade onnxruntime, or "
                 f"export the model with an older {what}"
             ) from error
-        if "protobuf" in text.lower():
+        if "protobuf" in text.lower() or isinstance(error, UnicodeError):
             raise RobustError(f"{name} is damaged or incomplete, or no ONNX file") from error
         raise RobustError(f"{name} cannot be loaded: {reason(error)}") from error
 

@@ -1,9 +1,11 @@
 """ONNX files: the answers are ONNX Runtime's, shapes are matched, bad files end in one line."""
 
 import hashlib
+import json
 import re
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -357,9 +359,16 @@ def test_damaged_files(tmp_path):
             broken += 1
             assert "\n" not in str(error)  # noqa: PT017
     assert broken > 0
-    refuse_data = tmp_path / "note.onnx"
-    refuse_data.write_text("location")
-    refuse(refuse_data, "is damaged or incomplete")
+    path.write_text("location")
+    refuse(path, "is damaged or incomplete")
+
+
+@pytest.mark.parametrize("name", [b"logits", b"Size", b"Relu"])
+def test_a_name_that_is_no_text(tmp_path, capfd, name):
+    path = linear(tmp_path / "m.onnx", ["Size", *SHAPE])
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
+    refuse(path, "is damaged or incomplete")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("columns", [10**12, 2**62, -5, 3])
@@ -565,3 +574,23 @@ def test_a_converter_that_is_broken(tmp_path, monkeypatch):
     assert loaded.info.extra["gradient"] == (
         "onnx2torch cannot be imported (RuntimeError: operator torchvision::nms does not exist)"
     )
+
+
+# A file as published, beside the repository.
+
+BENCH = Path(__file__).resolve().parents[3] / "shared" / "bench"
+
+
+@pytest.mark.skipif(
+    not (BENCH / "reference.json").is_file(), reason=f"no models to measure on at {BENCH}"
+)
+def test_a_published_file_has_its_clean_accuracy():
+    name = "cifar_base_kw.onnx"
+    spec = json.loads((BENCH / "reference.json").read_text())["models"][name]
+    loaded = load_model(
+        BENCH / "models" / name, mean=spec["mean"], std=spec["std"], shape=spec["shape"]
+    )
+    with np.load(BENCH / "data" / spec["data"]) as data:
+        x, y = torch.from_numpy(data["x"]).float() / 255, torch.from_numpy(data["y"])
+    assert (loaded.module(x).argmax(1) == y).sum() == round(spec["clean"] * spec["n"])
+    assert (loaded.info.access, loaded.info.num_classes) == ("scores", 10)
