@@ -228,6 +228,20 @@ def test_random_checks_are_shown_with_the_examples() -> None:
     assert "checks" not in Page(render(report())).words.split("Examples")[-1]
 
 
+def test_transfer_to_an_oracle_is_told_apart() -> None:
+    record, given = asked(surrogates=[{"path": "other.pt"}])
+    for attack in given.attacks:
+        attack.queries[:] = 0
+        attack.trace_rows = attack.trace_queries = np.zeros(0, np.int64)
+        attack.trace_distance = np.zeros(0)
+    found = Report(record, [given])
+    words = Page(render(found)).words
+    assert "The attacks searched on other models and asked this one nothing" in words
+    assert not any("Black box" in note for note in found.notes)
+    assert found.oracle["own"] == found.oracle["asked"] == 624
+    assert [attack["success_by_queries"] for attack in found.attacks] == [None, None]
+
+
 def test_what_a_service_is_called_stays_text() -> None:
     record, given = asked()
     record["spec"]["model"] |= {"path": f"https://models.example/{EVIL}?x=1&y=2", "access": EVIL}
