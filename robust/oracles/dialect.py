@@ -57,12 +57,12 @@ class Facts:
 
 def as_numbers(value: Any, where: str) -> np.ndarray:
     """A JSON list of numbers, nested or not, as float64; null is NaN."""
-    _check(value, where)
     try:
+        _check(value, where)
         return np.asarray(value, dtype=np.float64)
     except OverflowError:
         return np.full(np.shape(value), np.nan)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RobustError(f"{where} is a ragged list") from None
 
 

@@ -37,7 +37,7 @@ class Secrets:
             raise RobustError(f"the environment variable {token_env} is not set (--token-env)")
         for name, text in (headers or {}).items():
             if token and name.lower() == "authorization":
-                del self.headers["Authorization"]  # what the template says is more particular
+                self.headers.pop("Authorization", None)  # what the template says is more particular
             self.headers[name] = _VARIABLE.sub(self._variable, text)
             if not _printable(self.headers[name]):
                 raise RobustError(f"the header {name} has characters that no header can have")
@@ -64,7 +64,7 @@ class Secrets:
         value = os.environ.get(name, "").strip()
         if not value:
             raise RobustError(
-                f"the environment variable {name} is not set, and the template has ${name} in a header"
+                f"the environment variable {name} is not set, which the template sends as a header"
             )
         self._keep(value, name)
         return value

@@ -22,7 +22,6 @@ MOST_BYTES = 64 * 2**20  # of one answer
 LONGEST_WAIT = 120.0  # seconds, whatever Retry-After says
 _FIRST_WAIT, _LONGEST_BACKOFF = 0.5, 30.0
 _QUOTED = 64 * 2**10  # bytes of an error's body that are read
-_LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 Read = Callable[[Any], np.ndarray]
 
@@ -63,9 +62,11 @@ class Sender:
     requests    sent with rows in them, those sent again included
     resent      those of them that were sent again
     pause       waits for so many seconds, or until the event is set
+
+    local       the service is on this machine: no proxy is asked, whatever the environment says
     """
 
-    def __init__(self, options: ServiceOptions, secrets: Secrets) -> None:
+    def __init__(self, options: ServiceOptions, secrets: Secrets, *, local: bool = False) -> None:
         self.options, self._secrets = options, secrets
         self.requests = self.resent = 0
         self.limiter = Limiter(options.rate_limit)
@@ -80,7 +81,7 @@ class Sender:
             limits=httpx.Limits(
                 max_connections=count, max_keepalive_connections=count, keepalive_expiry=60
             ),
-            mounts=dict.fromkeys(_LOOPBACK),  # what stays on the machine needs no proxy
+            trust_env=not local,
         )
 
     def __repr__(self) -> str:
@@ -119,26 +120,27 @@ class Sender:
         RobustError. Once `stop` is set nothing more is sent.
         """
         tries = 1 + (self.options.retries if retries is None else retries)
-        doubted = False
+        doubted: np.ndarray | None = None
         for number in range(1, tries + 1):
             self._wait(rows, stop)
             if stop.is_set():
                 raise RobustError(f"{method} {url}: given up, for another request failed")
-            if rows:
-                with self._lock:
-                    self.requests += 1
-                    self.resent += number > 1
+            with self._lock:
+                self.requests += rows > 0
+                self.resent += rows > 0 and number > 1
             try:
                 answer = read(self._once(method, url, body))
-                if doubted or number == tries or bool(np.isfinite(answer).all()):
+                if doubted is not None or number == tries or bool(np.isfinite(answer).all()):
                     return answer
-                doubted = True
+                doubted = answer
             except Again as again:
                 if number == tries or stop.is_set():
+                    if doubted is not None:
+                        return doubted
                     said = self._secrets.hide(str(again))
                     after = "1 try" if number == 1 else f"{number} tries"
                     raise RobustError(f"{method} {url}: {said} ({after})") from None
-                if again.wait is not None:
+                if again.wait:
                     self.limiter.hold(again.wait)
                     continue
             backoff = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (number - 1))
@@ -151,7 +153,7 @@ class Sender:
             self.pause(wait, stop)
 
     def _once(self, method: str, url: httpx.URL, body: bytes | None) -> Any:
-        headers = dict(self._secrets.headers)
+        headers = httpx.Headers(self._secrets.headers)
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
         start = time.monotonic()
@@ -215,7 +217,9 @@ class Sender:
         status = response.status_code
         said = f"{status} {response.reason_phrase}".strip()
         if response.is_redirect:
-            where = self._secrets.hide(_one_line(response.headers["location"]).split("?")[0])
+            where = self._secrets.hide(
+                _one_line(response.headers.get("location", "?")).split("?")[0]
+            )
             return RobustError(
                 f"{method} {url}: {said} to {where[:300]}; redirects are not followed: give the "
                 "URL itself"

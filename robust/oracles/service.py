@@ -20,7 +20,7 @@ from robust.models.wrappers import log_probabilities
 from . import template, v2
 from .dialect import Dialect
 from .options import ServiceOptions
-from .secrets import Secrets, check_url, refuse_clear_text
+from .secrets import Secrets, check_url, is_loopback, refuse_clear_text
 from .sending import Sender
 
 _ROWS = 32  # in one request, where nothing says otherwise
@@ -193,7 +193,7 @@ def open_service(
         )
     secrets = Secrets(options.token_env, None if written is None else written.headers)
     refuse_clear_text(address, secrets)
-    sender = Sender(options, secrets)
+    sender = Sender(options, secrets, local=is_loopback(address.host))
     given = None if shape is None else tuple(int(size) for size in shape)
     pixels: dict[str, Any] = {
         "low": float(low),

@@ -96,6 +96,8 @@ class _Reader:
         encoding = request.choice("encoding", _ENCODINGS)
         if not whole and item != _SAMPLE:
             raise _Wrong(f'request.item is for bodies with "{_BATCH}"')
+        _refuse_no_json(body)
+        _refuse_no_json(item)
         if encoding != "png-base64" and (_inside(body) or _inside(item)):
             raise _Wrong(f"{_BATCH} and {_SAMPLE} stand alone, but in png-base64")
         image = encoding == "png-base64"
@@ -274,6 +276,15 @@ def _uses(value: Any, mark: str) -> int:
     if isinstance(value, list):
         return sum(_uses(inner, mark) for inner in value)
     return value.count(mark) if isinstance(value, str) else 0
+
+
+def _refuse_no_json(value: Any) -> None:
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError):
+        raise _Wrong("the request holds a date, or a number that is not finite") from None
+    if "\\u0000" in text:
+        raise _Wrong("the request holds a NUL")
 
 
 def _inside(value: Any) -> bool:

@@ -159,6 +159,7 @@ def describe(
         most,
     )
     known = {key: metadata.get(key) for key in ("name", "platform", "inputs", "outputs")}
+    known |= {"input": source.name, "output": None if target is None else target.name}
     said = {
         "server": " ".join(str(server[key]) for key in ("name", "version") if server.get(key)),
         "platform": metadata.get("platform"),

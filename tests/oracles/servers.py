@@ -216,10 +216,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault == "truncate":
             self.reply(reply, cut=40)
         elif fault == "drip":
-            for byte in b'{"outputs"':
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n" if byte == 123 else b"X-A: b\r\n")
-                time.sleep(0.1)
-            self.close_connection = True
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+            for _ in range(100):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
         else:
             self.reply(reply)
             server.record(rows)
@@ -324,7 +324,7 @@ class Net(MLModel):
 
     async def predict(self, payload):
         slot = payload.inputs[0]
-        kind = np.float64 if slot.datatype.value == "FP64" else np.float32
+        kind = np.float64 if slot.datatype == "FP64" else np.float32
         x = np.array(slot.data.root, dtype=kind).reshape(slot.shape)
         x = x.reshape(len(x), -1)
         with open("FOLDER/" + self.name + ".log", "ab") as file:
