@@ -133,19 +133,27 @@ class Sender:
                 if doubted is not None or number == tries or bool(np.isfinite(answer).all()):
                     return answer
                 doubted = answer
+            except RobustError as error:
+                raise self.presentable(error) from None
             except Again as again:
                 if number == tries or stop.is_set():
                     if doubted is not None:
                         return doubted
-                    said = self._secrets.hide(str(again))
                     after = "1 try" if number == 1 else f"{number} tries"
-                    raise RobustError(f"{method} {url}: {said} ({after})") from None
+                    last = RobustError(f"{method} {url}: {again} ({after})")
+                    raise self.presentable(last) from None
                 if again.wait:
                     self.limiter.hold(again.wait)
                     continue
             backoff = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** (number - 1))
             self.pause(backoff * self._jitter.uniform(0.5, 1.0), stop)
         raise AssertionError  # the last try has returned or raised
+
+    def presentable(self, error: RobustError) -> RobustError:
+        """The error without credentials, and on one line of printable characters: what a server
+        says must not steer a terminal.
+        """
+        return RobustError(_one_line(self._secrets.hide(str(error))))
 
     def _wait(self, rows: int, stop: threading.Event) -> None:
         wait = self.limiter.reserve(rows)
@@ -165,15 +173,14 @@ class Sender:
         except httpx.TransportError as error:
             raise self._transport(method, url, error) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            said = self._secrets.hide(_one_line(str(error)))
-            raise RobustError(f"{method} {url}: {said}") from None
+            raise RobustError(f"{method} {url}: {error}") from None
         if not response.is_success:
             raise self._refusal(response, data, method, url)
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
-            raise Again(f"the answer is no JSON ({_one_line(kind)[:60]})") from None
+            raise Again(f"the answer is no JSON ({kind[:60]})") from None
 
     def _read(self, response: httpx.Response, method: str, url: httpx.URL, start: float) -> bytes:
         most = MOST_BYTES if response.is_success else _QUOTED
@@ -194,7 +201,7 @@ class Sender:
     def _transport(
         self, method: str, url: httpx.URL, error: httpx.TransportError
     ) -> Again | RobustError:
-        said = self._secrets.hide(_one_line(str(error)) or type(error).__name__)
+        said = str(error) or type(error).__name__
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -261,7 +268,7 @@ def _complaint(data: bytes) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Printable, on one line: what a server says must not steer a terminal."""
+    """The text on one line, of printable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

@@ -65,6 +65,8 @@ class Service(Remote):
         """See Remote. Interrupted by Ctrl-C, it hands over what is already on its way, for a few
         seconds at most, and sends nothing more.
         """
+        if not len(x):
+            return
         x = x.detach().cpu()
         waiting = iter(torch.split(torch.arange(len(x)), self.rows_per_request))
         done: SimpleQueue[tuple[Tensor, Tensor | None, BaseException | None]] = SimpleQueue()
@@ -203,7 +205,10 @@ def open_service(
     }
     dialect: Dialect
     if written is None:
-        dialect, facts = v2.describe(address, sender, options, given, pixels)
+        try:
+            dialect, facts = v2.describe(address, sender, options, given, pixels)
+        except RobustError as error:  # which may repeat what the service said of itself
+            raise sender.presentable(error) from None
     else:
         dialect, facts = template.describe(address, written, given, pixels)
     classes = facts.num_classes or (num_classes if dialect.labels else None)

@@ -319,16 +319,17 @@ def _follow(value: Any, path: Steps) -> Any:
                 raise RobustError(f"the answer has {shown(value)} where the template has a *")
             return [_follow(inner, path[place + 1 :]) for inner in value]
         where = f"(at {'.'.join(map(str, path[: place + 1]))})"
-        value = take(value, key, where)
+        value = take(value, str(key) if isinstance(value, dict) else key, where)
     return value
 
 
 def _path(given: Any) -> Steps:
     """The steps of "a.0.*.b"; a list of steps where a key has a dot in it."""
-    steps = given if isinstance(given, list) else given.split(".") if given else []
-    if not isinstance(given, str | list) or not all(isinstance(s, str | int) for s in steps):
+    if isinstance(given, str):
+        given = given.split(".") if given else []
+    if not isinstance(given, list) or not all(isinstance(step, str | int) for step in given):
         raise _Wrong("the path to the answer is a string, or a list of keys")
-    return tuple(int(s) if isinstance(s, str) and s.isdigit() else s for s in steps)
+    return tuple(int(step) if str(step).isdigit() else step for step in given)
 
 
 def _scale(given: Any) -> tuple[float, float] | None:

@@ -67,7 +67,8 @@ class Misbehaving(http.server.ThreadingHTTPServer):
                 "nan", "error200", "redirect", "giant", "rows", "width", "count", "echo-token"
     always      a fault for every request after those
     every       with `fault`: each so many requests one has it
-    answered    hashes of the rows that were answered, in order; also appended to `log`
+    answered    hashes of the rows that were answered, in order
+    log         file to which they are appended, a line each, once the answer is sent
     asked       hashes of all rows that came in
     connections how many were opened
     """
@@ -123,11 +124,9 @@ class Misbehaving(http.server.ThreadingHTTPServer):
             return self.always
 
     def record(self, rows):
-        with self.lock:
-            self.answered += rows
-            if self.log is not None:
-                with Path(self.log).open("a") as file:
-                    file.write("".join(row + "\n" for row in rows))
+        if self.log is not None:
+            with self.lock, Path(self.log).open("a") as file:
+                file.write("".join(row + "\n" for row in rows))
 
     def scores(self, x):
         """Float32 scores (n, K)."""
@@ -211,6 +210,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "count":
             reply["outputs"][0]["data"] = reply["outputs"][0]["data"][:-1]
         if fault == "lost":
+            server.answered += rows
             server.record(rows)
             self.close_connection = True
         elif fault == "truncate":
@@ -221,13 +221,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
                 time.sleep(0.05)
         else:
+            server.answered += rows  # first, so that who has the answer sees it here
             self.reply(reply)
             server.record(rows)
 
     def fail(self, fault, detail):
         """Whether there is no answer but this."""
         token = self.headers.get("Authorization", "none")
-        if fault in ("404", "500", "503"):
+        if fault in ("401", "404", "500", "503"):
             self.reply({"error": f"failed with {fault}\nand more"}, int(fault))
         elif fault == "429":
             self.reply({"error": "slow down"}, 429, [("Retry-After", detail)] if detail else ())
