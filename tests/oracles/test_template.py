@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,6 +270,15 @@ def test_what_a_template_cannot_say(write, text, match):
     with pytest.raises(RobustError, match=match) as error:
         read_template(write(text))
     assert "\n" not in str(error.value)
+
+
+def test_the_templates_of_the_documentation_can_be_read(write):
+    page = Path(__file__).parents[2] / "docs" / "oracles.md"
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    templates = [read_template(write(block)) for block in blocks]
+    assert [template.labels for template in templates] == [False, False, False, True]
+    assert [template.whole for template in templates] == [True, True, False, True]
 
 
 def test_a_template_that_is_not_there(tmp_path):
