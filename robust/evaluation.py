@@ -18,7 +18,6 @@ from .asking import Asking, is_eight_bit, pool_for, preflight_share
 from .core.attack import Attack
 from .core.fitted import Fitted
 from .core.goal import Goal
-from .core.grid import rounded
 from .core.oracle import Oracle, Remote
 from .core.outcome import AttackRows, RunSpec, Shard
 from .core.progress import Progress
@@ -215,8 +214,6 @@ class Evaluation:
     def _measure(self, index: int, batch: Batch) -> Generator[Event, None, Shard]:
         began = time.perf_counter()
         x, y = batch.x.to(self.device), batch.y.to(self.device)
-        if is_eight_bit(self.spec):
-            x = rounded(x, self.threat)
         counts = self._counts()
         logits, goal = self._goal(batch.ids, x, y)
         if self._oracle is not None:

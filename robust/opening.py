@@ -10,7 +10,7 @@ import numpy as np
 
 from .core.errors import RobustError
 from .core.threat import Threat
-from .data import DataSpec, Source, open_data
+from .data import DataSpec, EightBit, Source, open_data
 from .models import Loaded, NoArchitecture, load_model
 from .registry import number
 
@@ -33,7 +33,7 @@ def is_function(text: str) -> bool:
 
 def open_asked(options: Mapping[str, Any], source: Source) -> Loaded:
     """The function or service that `--model` names, for samples of this source."""
-    from . import oracles
+    from .oracles import ServiceOptions, open_function, open_service
 
     text: str = options["path"]
     for name in ("arch", "trust_pickle"):
@@ -43,7 +43,7 @@ def open_asked(options: Mapping[str, Any], source: Source) -> Loaded:
     if is_function(text):
         if options["mean"] or options["std"]:
             raise RobustError(f"--mean and --std are not for functions: let {text} normalise")
-        return oracles.open_function(
+        return open_function(
             text,
             shape=source.shape,
             num_classes=classes,
@@ -51,9 +51,9 @@ def open_asked(options: Mapping[str, Any], source: Source) -> Loaded:
             access="labels" if options["access"] == "labels" else None,
         )
     given = {name: options[name] for name in _SERVICE if options[name] is not None}
-    return oracles.open_service(
+    return open_service(
         text,
-        oracles.ServiceOptions(**given),
+        ServiceOptions(**given),
         shape=source.shape,
         low=source.low,
         high=source.high,
@@ -70,7 +70,8 @@ def open_model_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, S
     if is_service(text) or is_function(text):
         data = _given_data(options)
         source = open_data(data)
-        return open_asked(options, source), data, source
+        loaded = open_asked(options, source)
+        return loaded, data, EightBit(source) if loaded.info.eight_bit else source
     shape, classes = None, options["num_classes"]
     onnx = text.lower().endswith(".onnx")
     if (options["arch"] and (options["data"] or ":" not in options["arch"])) or onnx:

@@ -56,7 +56,7 @@ def verify(
     success = (fooled >= 0.5) & (refused == 0) & threat.in_ball(x, safe)
     survives = torch.full_like(refused, -1)
     if image and bool(success.any()):
-        answers = forward(model, rounded(safe[success], threat))
+        answers = forward(model, rounded(safe[success], threat.low, threat.high))
         survives[success] = goal[success].reached(answers).long()
     prediction, probability = confidence(model, logits)
     return AttackRows(

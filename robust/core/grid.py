@@ -8,10 +8,10 @@ from torch import Tensor
 from .threat import Threat
 
 
-def rounded(z: Tensor, threat: Threat, levels: int = 255) -> Tensor:
+def rounded(z: Tensor, low: float, high: float, levels: int = 255) -> Tensor:
     """The nearest of low, low + span / levels, …, high for each value of z."""
-    span = threat.high - threat.low
-    return ((z - threat.low) / span * levels).round() / levels * span + threat.low
+    span = high - low
+    return ((z - low) / span * levels).round() / levels * span + low
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,5 @@ class Grid:
         x, step = self.x[rows], (self.threat.high - self.threat.low) / self.levels
         steps = (z - x) / step
         there = (steps - steps.round()).abs() < 1e-3
-        return torch.where(there, z, rounded(x + steps.trunc() * step, self.threat, self.levels))
+        low, high = self.threat.low, self.threat.high
+        return torch.where(there, z, rounded(x + steps.trunc() * step, low, high, self.levels))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robust.core.errors import RobustError
+from robust.core.grid import rounded
 from robust.core.rng import generator
 
 Ids = Sequence[int] | NDArray[Any] | Tensor
@@ -105,6 +106,22 @@ class Subset(Source):
         sha = hashlib.sha256(self.base.fingerprint().encode())
         sha.update(self._ids.astype("<i8").tobytes())
         return sha.hexdigest()
+
+
+class EightBit(Subset):
+    """Another source with every value rounded to 8 bits, as a service is sent it."""
+
+    def __init__(self, base: Source) -> None:
+        super().__init__(base, base.ids)
+
+    def batch(self, ids: Ids) -> Batch:
+        """The samples with these ids, rounded."""
+        batch = super().batch(ids)
+        return Batch(batch.ids, rounded(batch.x, self.low, self.high), batch.y)
+
+    def fingerprint(self) -> str:
+        """That of the content as it was before rounding."""
+        return self.base.fingerprint()
 
 
 def hold_out(source: Source, part: str, fraction: float, seed: int, name: str) -> Source:

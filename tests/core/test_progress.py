@@ -74,7 +74,7 @@ def test_what_a_search_lost_is_found_again():
 
 def test_a_grid_moves_questions_towards_x_and_leaves_what_is_on_it():
     threat = Threat("linf", 0.2)
-    x = rounded(torch.rand(4, 6, generator=torch.Generator().manual_seed(1)), threat)
+    x = rounded(torch.rand(4, 6, generator=torch.Generator().manual_seed(1)), 0.0, 1.0)
     ball = threat.around(x)
     grid, rows = Grid(x, threat), torch.arange(4)
     corner = ball.extreme(torch.ones_like(x))
