@@ -83,7 +83,7 @@ def fit_layout(declared: Dims, shape: Sequence[int] | None) -> Layout | None:
         if _same_values(sizes, shape):
             return Layout(shape, sizes=sizes)
     whole = tuple(d for d in declared if d is not None)
-    if len(whole) == len(declared) and (whole == shape or _same_values(whole, shape)):
+    if len(whole) == len(declared) and _same_values(whole, shape):
         return Layout(shape, sizes=whole, bare=True)
     return None
 
@@ -156,12 +156,13 @@ class OnnxModel(nn.Module):
                     "dimension is not the batch"
                 )
             answer = answer.reshape(1, -1)
-        answer = answer.reshape(n, *(s for s in answer.shape[1:] if s != 1))
+        if answer.dim() > 2:
+            answer = answer.reshape(n, *(s for s in answer.shape[1:] if s != 1))
         if self.classes is None:
             return answer.float()
-        if answer.dim() != 1:
+        if answer.numel() != n:
             raise RobustError(f"{self.path} gives labels of shape {tuple(answer.shape)}")
-        labels = answer.long()
+        labels = answer.long().reshape(n)
         wrong = labels[(labels < 0) | (labels >= self.classes)]
         if len(wrong):
             raise RobustError(
@@ -312,7 +313,7 @@ def _add_gradient(model: OnnxModel, net: nn.Module, file: Path) -> tuple[str, st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.net = onnx2torch.convert(str(file)).eval().requires_grad_(False)
+            model.net = onnx2torch.convert(str(file)).eval()
         why = _difference(model, net, model.layout.shape)
     except Exception as error:
         why = f"onnx2torch cannot convert it ({one_line(error)})"

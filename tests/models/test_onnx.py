@@ -36,10 +36,13 @@ def value(name, dims, kind=TensorProto.FLOAT):
     return helper.make_tensor_value_info(name, kind, dims)
 
 
-def save(path, nodes, inputs, outputs, weights=(), opset=15, ir=8, domains=()):
-    graph = helper.make_graph(nodes, "graph", inputs, outputs, list(weights))
+def save(path, nodes, inputs, outputs, weights=(), opset=15, ir=8, domains=(), **more):
+    sparse = more.pop("sparse", None)
+    graph = helper.make_graph(
+        nodes, "graph", inputs, outputs, list(weights), sparse_initializer=sparse
+    )
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
-    model = helper.make_model(graph, opset_imports=opsets)
+    model = helper.make_model(graph, opset_imports=opsets, **more)
     model.ir_version = ir
     path.write_bytes(model.SerializeToString())
     return path
@@ -180,6 +183,23 @@ def test_the_output_that_is_read(tmp_path, names, kinds, factor):
     assert (loaded.info.access, loaded.info.num_classes) == ("scores", CLASSES)
 
 
+def test_labels_in_a_column(tmp_path):
+    for dims, keep in ((["N", 1], 1), (["N", 3], 0)):
+        node = helper.make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=keep)
+        path = save(
+            tmp_path / "m.onnx",
+            [node],
+            [value("x", ["N", 4] if keep else ["N", 4, 3])],
+            [value("y", dims, TensorProto.INT64)],
+        )
+        if keep:
+            x = samples(5, (4,))
+            own = nn.functional.one_hot(x.argmax(1), 4).float()
+            assert torch.equal(load_model(path, num_classes=4).module(x), own)
+        else:
+            refuse(path, r"gives labels of shape \([12], 3\)", num_classes=4)
+
+
 def test_labels_become_one_hot(tmp_path):
     path, x = several(tmp_path / "m.onnx", ["label"], ["int64"]), samples(6, (SIZE,))
     loaded = load_model(path, num_classes=7)
@@ -190,6 +210,18 @@ def test_labels_become_one_hot(tmp_path):
     refuse(path, "labels, not with probabilities", num_classes=7, probabilities=True)
     with pytest.raises(RobustError, match=r"gives the label [1-4], but there are 1 classes"):
         load_model(path, num_classes=1).module(samples(50, (SIZE,)))
+
+
+def test_dimensions_of_1_behind_the_classes(tmp_path):
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
+        [value("x", ["N", 3, 4, 4])],
+        [value("y", ["N", 3, 1, 1])],
+    )
+    loaded, x = load_model(path, num_classes=9), samples(2, (3, 4, 4))
+    torch.testing.assert_close(loaded.module(x), x.mean((2, 3)))
+    assert loaded.info.num_classes == 3  # what there is
 
 
 def test_probabilities_become_logits(tmp_path):
@@ -267,19 +299,31 @@ def test_without_a_dimension_for_the_batch(tmp_path):
         torch.testing.assert_close(loaded.module(x).double(), own, atol=1e-5, rtol=0)
         assert loaded.info.extra["layout"].startswith("no batch")
 
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], keepdims=1)]
+    path = save(tmp_path / "m.onnx", nodes, [value("x", [7])], [value("y", [1])])
+    loaded = load_model(path)
+    assert loaded.info.shape == (7,)
+    assert torch.equal(loaded.module(torch.ones(3, 7)), torch.ones(3, 1))
 
-def test_a_batch_size_baked_into_the_graph(tmp_path):
+
+@pytest.mark.parametrize("where", ["input", "output"])
+def test_a_batch_size_baked_into_the_graph(tmp_path, where):
+    sizes = {"input": ([1, SIZE], [-1, CLASSES]), "output": ([-1, SIZE], [1, -1])}[where]
     nodes = [
-        helper.make_node("Reshape", ["x", "row"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["logits"]),
+        helper.make_node("Reshape", ["x", "a"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["z"]),
+        helper.make_node("Reshape", ["z", "b"], ["logits"]),
     ]
-    row = onnx.numpy_helper.from_array(np.array([1, SIZE], dtype=np.int64), "row")
+    constants = [
+        onnx.numpy_helper.from_array(np.array(v, dtype=np.int64), n)
+        for n, v in zip("ab", sizes, strict=True)
+    ]
     path = save(
         tmp_path / "m.onnx",
         nodes,
         [value("x", ["N", *SHAPE])],
-        [value("logits", ["N", CLASSES])],
-        [weight(), row],
+        [value("logits", ["N", None])],
+        [weight(), *constants],
     )
     own = samples(3).double().flatten(1) @ torch.from_numpy(WEIGHT)
     found = load_model(path, shape=SHAPE).module(samples(3))
@@ -292,6 +336,7 @@ def test_a_shape_that_does_not_fit(tmp_path):
     path = linear(tmp_path / "m.onnx", [1, *SHAPE])
     refuse(path, r"takes samples of shape \(2, 4, 3\), not \(25,\)$", shape=(25,))
     assert load_model(path, shape=(SIZE,)).info.shape == (SIZE,)  # the same values, flat
+    refuse(path, r"takes samples of shape \(2, 4, 3\), not \(3, 8\)$", shape=(3, 8))
 
 
 def test_an_unknown_shape_is_left_open(tmp_path):
@@ -301,6 +346,15 @@ def test_an_unknown_shape_is_left_open(tmp_path):
     torch.testing.assert_close(
         loaded.module(samples(3)).double(), expected(samples(3)), atol=1e-5, rtol=0
     )
+
+
+def test_any_number_of_dimensions(tmp_path):
+    path = linear(tmp_path / "m.onnx", None)
+    loaded = load_model(path, shape=SHAPE)
+    torch.testing.assert_close(
+        loaded.module(samples(3)).double(), expected(samples(3)), atol=1e-5, rtol=0
+    )
+    assert load_model(path).info.shape is None
 
 
 def test_a_graph_that_does_not_take_its_own_shape(tmp_path):
@@ -359,8 +413,10 @@ def test_damaged_files(tmp_path):
             broken += 1
             assert "\n" not in str(error)  # noqa: PT017
     assert broken > 0
-    path.write_text("location")
-    refuse(path, "is damaged or incomplete")
+    entry = b"\x0a\x08location"
+    for content in (b"location", entry + b"\x08\x80", entry + b"\xff" * 11):
+        path.write_bytes(content)
+        refuse(path, "is damaged or incomplete")
 
 
 @pytest.mark.parametrize("name", [b"logits", b"Size", b"Relu"])
@@ -427,7 +483,17 @@ def external(path, location, where="initializer"):
         yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("", 9, [], [True]))
         chosen = helper.make_node("If", ["yes"], ["logits"], then_branch=branch, else_branch=branch)
         nodes, weights = [yes, chosen], []
-    return save(path, nodes, [value("x", ["N", SIZE])], [value("logits", ["N", CLASSES])], weights)
+    more = {}
+    if where == "sparse":
+        indices = helper.make_tensor("i", TensorProto.INT64, [2], [0, 1])
+        weights, more = [], {"sparse": [helper.make_sparse_tensor(tensor, indices, [2])]}
+    elif where == "function":
+        constant = helper.make_node("Constant", [], ["w"], value=tensor)
+        opset = [helper.make_opsetid("", 15)]
+        function = helper.make_function("f", "F", [], ["w"], [constant], opset)
+        weights, more = [], {"functions": [function]}
+    inputs, outputs = [value("x", ["N", SIZE])], [value("logits", ["N", CLASSES])]
+    return save(path, nodes, inputs, outputs, weights, **more)
 
 
 def test_weights_beside_the_file(tmp_path):
@@ -441,7 +507,7 @@ def test_weights_beside_the_file(tmp_path):
     assert load_model(path).info.sha256 != loaded.info.sha256  # another model
 
 
-@pytest.mark.parametrize("where", ["initializer", "constant", "branch"])
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch", "sparse", "function"])
 def test_weights_outside_the_folder(tmp_path, where, monkeypatch):
     import onnxruntime
 
@@ -476,11 +542,12 @@ class Twin(nn.Module):
 
     def __init__(self, off=0.0, outputs=1):
         super().__init__()
+        self.dropout = nn.Dropout(0.5)  # as converted, in training mode
         self.weight = nn.Parameter(torch.from_numpy(WEIGHT).float() * (1 + off))
         self.outputs = outputs
 
     def forward(self, x):
-        z = x.relu().flatten(1) @ self.weight
+        z = self.dropout(x).relu().flatten(1) @ self.weight
         return z if self.outputs == 1 else [z.flatten(), z]
 
 

@@ -318,6 +318,7 @@ def test_siblings_are_found_at_any_time_and_stay_the_same(file):
 
 def test_a_module_of_the_working_directory(file, monkeypatch):
     monkeypatch.chdir(file.parent)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     file.rename(file.parent / "predict_as_module.py")
     try:
         loaded = open_function("predict_as_module:scores", shape=SHAPE, num_classes=CLASSES)
