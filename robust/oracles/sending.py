@@ -124,6 +124,8 @@ class Sender:
         for number in range(1, tries + 1):
             self._wait(rows, stop)
             if stop.is_set():
+                if doubted is not None:
+                    return doubted
                 raise RobustError(f"{method} {url}: given up, for another request failed")
             with self._lock:
                 self.requests += rows > 0

@@ -62,9 +62,10 @@ class Misbehaving(http.server.ThreadingHTTPServer):
     weights     float32 (D, K) and (K,)
     metadata    of the v2 model; changed by tests
     faults      one for each coming request about samples: None is a good answer. They are:
-                "500", "429", "429:1.5" (Retry-After), "429@date", "404", "slow:SECONDS", "drip",
-                "drop" (no answer), "lost" (counted as answered, and no answer), "truncate", "html",
-                "nan", "error200", "redirect", "giant", "rows", "width", "count", "echo-token"
+                "500", "404:0.3" (after so long), "429", "429:1.5" (Retry-After), "429:DATE",
+                "slow:SECONDS", "drip", "drop" (no answer), "lost" (counted as answered, and
+                no answer), "truncate", "html", "nan", "error200", "redirect", "giant",
+                "rows", "width", "count", "echo-token"
     always      a fault for every request after those
     every       with `fault`: each so many requests one has it
     answered    hashes of the rows that were answered, in order
@@ -229,6 +230,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Whether there is no answer but this."""
         token = self.headers.get("Authorization", "none")
         if fault in ("401", "404", "500", "503"):
+            time.sleep(float(detail or 0))
             self.reply({"error": f"failed with {fault}\nand more"}, int(fault))
         elif fault == "429":
             self.reply({"error": "slow down"}, 429, [("Retry-After", detail)] if detail else ())

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -264,6 +265,21 @@ def test_what_is_on_its_way_is_handed_over_before_a_failure(server, x):
     assert len(server.asked) < 12  # and little was sent after it
 
 
+def test_what_waits_for_another_try_is_not_sent_after_a_failure(server, x):
+    module = opened(server, quick=False, concurrency=2, rows_per_request=1)
+    server.faults.extend(["404:0.5", "429:60"])
+    seen, failure = handed_over(module, x[:2])
+    assert (seen, module.requests) == ({}, 2)
+    assert "404" in str(failure)
+    module.sender.limiter = Limiter(None)
+    server.faults.extend(["404:0.5", "nan"])
+    module.sender.pause = lambda seconds, stop: stop.wait(60)
+    seen, failure = handed_over(module, x[:2])
+    assert module.requests == 4
+    (answer,) = seen.values()  # it was paid for
+    assert answer.isnan().all()
+
+
 def test_nothing_more_is_sent_once_nobody_listens(server, x):
     module = opened(server, concurrency=2, rows_per_request=1)
     asking = module.ask(x)
@@ -295,6 +311,29 @@ def test_ctrl_c_hands_over_what_is_on_its_way(server, x, monkeypatch):
     assert isinstance(failure, KeyboardInterrupt)
     assert {row_hash(x[row].numpy()) for row in seen} == set(server.asked)
     assert 3 <= len(seen) <= 5
+
+
+def test_ctrl_c_sends_nothing_again(server, x, monkeypatch):
+    from robust.oracles import service
+
+    module = opened(server, quick=False)
+    server.delay = 0.2
+    server.faults.append("500")
+
+    class Interrupted(service.SimpleQueue):
+        calls = 0
+
+        def get(self, timeout=None):
+            Interrupted.calls += 1
+            if Interrupted.calls == 1:
+                time.sleep(0.1)  # until it is sent
+                raise KeyboardInterrupt
+            return super().get(timeout=timeout)
+
+    monkeypatch.setattr(service, "SimpleQueue", Interrupted)
+    seen, failure = handed_over(module, x[:3])
+    assert isinstance(failure, KeyboardInterrupt)
+    assert (seen, module.requests) == ({}, 1)
 
 
 def test_a_second_ctrl_c_ends_at_once(server, x, monkeypatch):
