@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
     """What could change a figure: versions of the packages, platform, threads and GPU."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     packages = "robust torch numpy scipy scikit-learn datasets pyarrow pillow h5py safetensors"
-    for package in packages.split():
+    for package in [*packages.split(), "onnxruntime", "httpx"]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
