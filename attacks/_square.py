@@ -1,7 +1,7 @@
 """Random search over windows of the samples: the moves of `square`, from any start."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -9,8 +9,10 @@ from torch import Generator, Tensor
 
 from robust.core.goal import Goal
 from robust.core.rng import signs, uniform
-from robust.core.threat import Ball
+from robust.core.threat import Ball, Threat
 from robust.core.victim import Loss, Victim
+
+from ._regression import Guide
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 _SLACK = 1 - 1e-9  # of eps: more than float64 loses in a million updates of a length
@@ -77,6 +79,49 @@ def first_point(ball: Ball, rng: Generator) -> Tensor:
     return ball.project((ball.x + ball.threat.eps * delta / length).to(ball.x.dtype))
 
 
+def search(
+    victim: Victim,
+    x: Tensor,
+    goal: Goal,
+    threat: Threat,
+    rng: Generator,
+    *,
+    queries: int,
+    p_init: float,
+    loss: Loss,
+    alike: float = 0.0,
+    guide: Callable[[Tensor], Guide] | None = None,
+) -> Tensor:
+    """Square from its own start, with the sides of `queries` questions: the best points.
+
+    guide   makes the guide for the samples that are not solved by the start
+    """
+    result = x.clone()
+    rows = (victim.left > 0).nonzero().squeeze(1)
+    if not len(rows):
+        return result
+    victim, goal, ball = victim[rows], goal[rows], threat.around(x)[rows]
+    start = first_point(ball, rng)
+    logits = victim.logits(start)
+    result[rows] = start
+    left = (~goal.reached(logits) | goal.persist).nonzero().squeeze(1)
+    if not len(left):
+        return result
+    result[rows[left]], _, _ = climb_windows(
+        victim[left],
+        start[left],
+        loss(logits, goal)[left],
+        goal[left],
+        ball[left],
+        rng,
+        loss=loss,
+        areas=[share(p_init, number, queries) for number in range(queries - 1)],
+        alike=alike,
+        guide=guide and guide(start[left]),
+    )
+    return result
+
+
 def climb_windows(
     victim: Victim,
     start: Tensor,
@@ -87,12 +132,17 @@ def climb_windows(
     *,
     loss: Loss,
     areas: Sequence[float],
+    alike: float = 0.0,
+    guide: Guide | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One question for each of `areas`, the share of a sample that a random window covers, as far
     as a sample can pay for it.
 
     start (n, …) lies in the ball and value (n,) is the loss there. A window whose new content
     raises the loss stays. Returns the best points, their loss, and who was solved.
+
+    alike   share of the windows that have the same sign in all channels
+    guide   is told every answer, and now and then asked for the whole of a point instead
     """
     best, best_value = start.clone(), value.clone()
     solved = torch.zeros(len(start), dtype=torch.bool, device=start.device)
@@ -107,16 +157,24 @@ def climb_windows(
         stay = ~who
         rows, now, spent, current = rows[stay], now[stay], spent[stay], current[stay]
         victim, goal, ball = victim[stay], goal[stay], ball[stay]
+        if guide is not None:
+            guide.keep(stay)
 
-    for area in areas:
+    for number, area in enumerate(areas):
         out = victim.left < 1
         if bool(out.any()):
             leave(out)
         if not len(rows):
             break
-        candidate, its_spent = propose(ball, now, spent, rng, area)
+        if guide is not None and guide.due(number):
+            candidate = guide.point(ball)
+            its_spent = _spent(ball, candidate)
+        else:
+            candidate, its_spent = propose(ball, now, spent, rng, area, alike)
         logits = victim.logits(candidate)
         found = loss(logits, goal).to(current.dtype)
+        if guide is not None:
+            guide.learn(candidate - now, found - current)
         done = goal.reached(logits) & (not goal.persist)
         kept = (done | (found > current)).nonzero().squeeze(1)
         now[kept], spent[kept], current[kept] = candidate[kept], its_spent[kept], found[kept]
@@ -127,12 +185,13 @@ def climb_windows(
     return best, best_value, solved
 
 
-# Moves: (ball, now, what each sample has spent, rng, area) → (candidate, what it would have spent).
+# Moves: (ball, now, what each sample has spent, rng, area, alike) → (candidate, what it would have
+# spent).
 # What is spent is Σ|δ|^p, p the norm's; L2 tracks it, and so takes no pass over the sample.
 
 
 def _corners(
-    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
+    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float, alike: float
 ) -> tuple[Tensor, Tensor]:
     """L∞: a window goes to one corner of the ball in each channel.
 
@@ -141,7 +200,7 @@ def _corners(
     channels, sizes = layout(now.shape[1:])
     window = _window(rng, now, sizes, extents(sizes, area), channels)
     low, high, old = (_take(z, window) for z in (ball.lower, ball.upper, now))
-    up = signs(rng, now.new_empty(len(now), channels, 1)) > 0
+    up = _signs(rng, now, channels, alike) > 0
     idle = (torch.where(up, high, low) == old).flatten(1).all(1)
     candidate = now.clone()
     _put(candidate, window, torch.where(up ^ idle.view(-1, 1, 1), high, low))
@@ -149,14 +208,14 @@ def _corners(
 
 
 def _refilled(
-    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
+    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float, alike: float
 ) -> tuple[Tensor, Tensor]:
     """L2: what two windows hold, and what is left of eps, goes into the first of them.
 
     A channel gets what it held there, and its part of what is left; what the box cuts off is left
     for the next move.
     """
-    candidate, window, content, lifted = _emptied(ball, now, rng, area)
+    candidate, window, content, lifted = _emptied(ball, now, rng, area, alike)
     free = (_SLACK * ball.threat.eps) ** 2 - spent
     available = (lifted + free.unsqueeze(1) / lifted.shape[1]).clamp(min=0).sqrt()
     x, low, high = (_take(z, window) for z in (ball.x, ball.lower, ball.upper))
@@ -168,12 +227,12 @@ def _refilled(
 
 
 def _overfilled(
-    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float
+    ball: Ball, now: Tensor, spent: Tensor, rng: Generator, area: float, alike: float
 ) -> tuple[Tensor, Tensor]:
     """L1: each channel of the first window gets as much as both held in all channels together, and
     the projection takes the excess off every coordinate, which keeps the perturbation sparse.
     """
-    candidate, window, content, lifted = _emptied(ball, now, rng, area)
+    candidate, window, content, lifted = _emptied(ball, now, rng, area, alike)
     free = (ball.threat.eps - spent).clamp(min=0)
     available = free + lifted.shape[1] * lifted.sum(1)
     x = _take(ball.x, window)
@@ -183,7 +242,7 @@ def _overfilled(
 
 
 def _emptied(
-    ball: Ball, now: Tensor, rng: Generator, area: float
+    ball: Ball, now: Tensor, rng: Generator, area: float, alike: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`now` with two windows as they are in x; the first of them, and a new content of length 1 for
     it; and what was taken out, (n, c).
@@ -198,7 +257,7 @@ def _emptied(
     held = _lift(ball, candidate, first)
     lifted = _power(ball, held).sum(2) + _power(ball, _lift(ball, candidate, second)).sum(2)
     bump = _unit(ball, _turned(rng, now, 1, _bumps(sides, now.device)))
-    sign = signs(rng, held.new_empty(len(now), channels, 1))
+    sign = _signs(rng, held, channels, alike)
     return candidate, first, _unit(ball, sign * bump + _unit(ball, held)), lifted
 
 
@@ -244,6 +303,15 @@ def _lift(ball: Ball, now: Tensor, window: Tensor) -> Tensor:
     held = _take(now, window).double() - x.double()
     _put(now, window, x)
     return held
+
+
+def _signs(rng: Generator, like: Tensor, channels: int, alike: float) -> Tensor:
+    """A sign for each channel of a window, (n, c, 1): in a share of them the same for all."""
+    sign = signs(rng, like.new_empty(len(like), channels, 1))
+    if alike and channels > 1:
+        same = uniform(rng, like.new_empty(len(like), 1, 1)) < alike
+        sign = torch.where(same, sign[:, :1], sign)
+    return sign
 
 
 # Windows: positions (n, c, k) within the channels of a batch.

@@ -41,26 +41,7 @@ class Square(Attack):
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
-        victim, result = victim.limited(self.queries), x.clone()
-        rows = (victim.left > 0).nonzero().squeeze(1)
-        if not len(rows):
-            return result
-        victim, goal, ball = victim[rows], goal[rows], threat.around(x)[rows]
-        start, loss = _square.first_point(ball, rng), LOSSES[self.loss]
-        logits = victim.logits(start)
-        result[rows] = start
-        left = (~goal.reached(logits) | goal.persist).nonzero().squeeze(1)
-        areas = [
-            _square.share(self.p_init, number, self.queries) for number in range(self.queries - 1)
-        ]
-        result[rows[left]], _, _ = _square.climb_windows(
-            victim[left],
-            start[left],
-            loss(logits, goal)[left],
-            goal[left],
-            ball[left],
-            rng,
-            loss=loss,
-            areas=areas if len(left) else [],
-        )
-        return result
+        return _square.search(
+            victim.limited(self.queries), x, goal, threat, rng,
+            queries=self.queries, p_init=self.p_init, loss=LOSSES[self.loss],
+        )  # fmt: skip

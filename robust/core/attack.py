@@ -52,6 +52,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "sensitivity": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "overshoot": (lambda v: math.isfinite(v) and v >= 0, "a finite number, at least 0"),
+    "alike": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "waves": (lambda v: v >= 1, "at least 1"),
+    "basis": (lambda v: v in ("dct", "pixel"), "dct or pixel"),
     "loss": (lambda v: v in LOSSES, f"one of {', '.join(LOSSES)}"),
 }
 

@@ -23,6 +23,10 @@ WEAK = ("fgsm", "fab", "fab-t", "universal", "universal-patch")  # one class; on
 FITTED = ("universal", "universal-patch")  # crafted for all samples together
 FEWER = {  # where the defaults would take long
     "square": "queries=150",
+    "guided-square": "queries=150",
+    "nes": "queries=150",
+    "spsa": "queries=150",
+    "simba": "queries=150",
     "cw": "steps=100,searches=5,constant=0.1",
     "sigma-zero": "steps=200",
     "universal-patch": "steps=60",
@@ -185,7 +189,7 @@ NONSENSE = {"steps": 0, "samples": 0, "targets": 0, "step_size": -1.0, "rho": fl
             "translation": 2, "gamma": 0.0, "diversity": 2.0, "scales": 0, "searches": 0,
             "constant": 0.0, "confidence": -1.0, "sigma": 0.0, "threshold": 2.0,
             "sensitivity": -1.0, "position": "there", "probes": 0, "places": 0,
-            "placements": 0}  # fmt: skip
+            "placements": 0, "alike": 2.0, "waves": 0, "basis": "haar"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ATTACKS)
