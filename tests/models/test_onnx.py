@@ -222,6 +222,9 @@ def test_dimensions_of_1_behind_the_classes(tmp_path):
     loaded, x = load_model(path, num_classes=9), samples(2, (3, 4, 4))
     torch.testing.assert_close(loaded.module(x), x.mean((2, 3)))
     assert loaded.info.num_classes == 3  # what there is
+    column = [helper.make_node("ReduceSum", ["x"], ["y"], axes=[1])]
+    save(path, column, [value("x", ["N", 4])], [value("y", ["N", 1])], opset=11)
+    assert load_model(path).module(samples(3, (4,))).shape == (3, 1)
 
 
 def test_probabilities_become_logits(tmp_path):
