@@ -24,7 +24,7 @@ def x():
 
 @pytest.fixture(scope="session")
 def mlserver(tmp_path_factory):
-    """(URL, folder) of an MLServer with the models net, labels and echo."""
+    """(URL, folder) of an MLServer with the models net, labels, echo and bytes."""
     if not HAS_MLSERVER:
         pytest.skip("mlserver is not installed")
     folder = tmp_path_factory.mktemp("mlserver")

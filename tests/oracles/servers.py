@@ -69,7 +69,8 @@ class Misbehaving(http.server.ThreadingHTTPServer):
     always      a fault for every request after those
     every       with `fault`: each so many requests one has it
     answered    hashes of the rows that were answered, in order
-    log         file to which they are appended, a line each, once the answer is sent
+    log         file to which they are appended, a line each, once the answer is sent: a server that
+                is killed may have sent one more
     asked       hashes of all rows that came in
     connections how many were opened
     """
@@ -272,7 +273,7 @@ def _samples(path, request, metadata):
             np.asarray(Image.open(io.BytesIO(base64.b64decode(one["b64"]))))
             for one in request["instances"]
         ]
-        return np.stack(images), None
+        return np.stack(images) / np.float32(255), None
     return np.array(request["instances"], dtype=np.float64), None
 
 
@@ -333,7 +334,7 @@ class Net(MLModel):
         with open("FOLDER/" + self.name + ".log", "ab") as file:
             file.write(x.tobytes())
         name, out = "scores", x
-        if self.name != "echo":
+        if self.name not in ("echo", "bytes"):
             out = x @ self.weights + self.bias
         kind = "FP64" if out.dtype == np.float64 else "FP32"
         if self.name == "labels":
@@ -350,9 +351,10 @@ class Net(MLModel):
 
 
 def start_mlserver(folder, weights=None):
-    """MLServer with the models net, labels and echo, once they are ready: (process, URL).
+    """MLServer with the models net, labels, echo and bytes, once they are ready: (process, URL).
 
-    Each appends the rows it answers to folder/NAME.log, as raw float32 (echo: float32 too).
+    Each appends the rows it answers to folder/NAME.log, as raw float32. echo and bytes answer with
+    the row itself.
     """
     folder = Path(folder)
     weights, bias = weights or digits_weights()
@@ -375,6 +377,7 @@ def start_mlserver(folder, weights=None):
         "net": {"name": "scores", "datatype": "FP32", "shape": [-1, 10]},
         "labels": {"name": "label", "datatype": "INT64", "shape": [-1]},
         "echo": {"name": "scores", "datatype": "FP32", "shape": [-1, 64]},
+        "bytes": {"name": "scores", "datatype": "FP32", "shape": [-1, 64]},
     }
     for name, output in outputs.items():
         (folder / name).mkdir()
@@ -382,7 +385,13 @@ def start_mlserver(folder, weights=None):
             "name": name,
             "implementation": "runtime_of_ours.Net",
             "platform": "numpy",
-            "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 1, 8, 8]}],
+            "inputs": [
+                {
+                    "name": "image",
+                    "datatype": "UINT8" if name == "bytes" else "FP32",
+                    "shape": [-1, 8, 8, 1] if name == "bytes" else [-1, 1, 8, 8],
+                }
+            ],
             "outputs": [output],
         }
         (folder / name / "model-settings.json").write_text(json.dumps(settings))

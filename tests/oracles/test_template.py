@@ -107,7 +107,7 @@ def test_a_service_that_takes_images(write):
             options = ServiceOptions(template=write(text))
             loaded = open_service(server.url("/image"), options, shape=(channels, 4, 6))
             answers = loaded.module(x)
-        wanted = (x * 255).round().movedim(1, -1).flatten(1)
+        wanted = (x * 255).round().movedim(1, -1).flatten(1) / 255
         assert torch.equal(answers, wanted)
         assert loaded.info.eight_bit
 

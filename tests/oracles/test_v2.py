@@ -76,6 +76,14 @@ def test_a_real_server_is_asked_once_about_each_row_by_several_requests_at_once(
     assert torch.equal(answers.sum(1), torch.ones(40))
 
 
+def test_bytes_reach_a_real_server(mlserver, x):
+    url, _ = mlserver
+    loaded = open_service(f"{url}/v2/models/bytes", ServiceOptions(), shape=(1, 8, 8))
+    assert torch.equal(loaded.module(x), (x * 255).round().flatten(1))
+    assert loaded.info.eight_bit
+    assert loaded.info.extra["layout"] == "channels-last"
+
+
 def test_a_model_that_a_real_server_lacks_is_said(mlserver):
     url, _ = mlserver
     with pytest.raises(RobustError, match="404 Not Found: .*other"):
@@ -205,6 +213,17 @@ def test_a_label_outside_of_the_classes_is_refused(server, x):
         opened(server)
     with pytest.raises(RobustError, match=r"the class \d, but there are 2 "):
         opened(server, num_classes=2).module(x)
+
+
+def test_an_output_is_what_the_metadata_said(server, x):
+    module = opened(server).module
+    set_outputs(server, ("scores", "INT64", [-1]))
+    with pytest.raises(RobustError, match="'scores' is INT64, not scores"):
+        module(x)
+    module = opened(server, num_classes=10).module
+    set_outputs(server, ("scores", "FP32", [-1, 10]))
+    with pytest.raises(RobustError, match="'scores' is FP32, not classes"):
+        module(x)
 
 
 def test_probabilities_become_logits_where_the_user_says_so(x):
