@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import ssl
 import threading
 import time
@@ -226,9 +227,8 @@ class Sender:
         status = response.status_code
         said = f"{status} {response.reason_phrase}".strip()
         if response.is_redirect:
-            where = self._secrets.hide(
-                _one_line(response.headers.get("location", "?")).split("?")[0]
-            )
+            where = response.headers.get("location", "?").split("?")[0]
+            where = self._secrets.hide(re.sub("//[^/]*@", "//", where))
             return RobustError(
                 f"{method} {url}: {said} to {where[:300]}; redirects are not followed: give the "
                 "URL itself"

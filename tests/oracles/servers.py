@@ -242,7 +242,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault == "error200":
             self.reply({"error": "out of memory"})
         elif fault == "redirect":
-            self.reply({}, 307, [("Location", "https://elsewhere.example/infer?key=hush")])
+            self.reply({}, 307, [("Location", "https://me:hush@elsewhere.example/infer?key=hush")])
         elif fault == "giant":
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
