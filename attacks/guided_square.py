@@ -19,13 +19,13 @@ from ._regression import Guide
 class GuidedSquare(Attack):
     """Square Attack that learns from every answer, and asks now and then for what it has learned.
 
-    Andriushchenko et al., 1912.00049, with two additions. The change of the loss at each point asked
-    about, kept or refused, is an equation for the gradient; ridge regression on the smoothest
-    cosines of a sample solves them, as SimBA-DCT (1905.07121) looks there first. After 10 questions,
-    and then after each further tenth, a question is for the point of ball ∩ box where this linear
-    model is largest; it is kept if the loss rises, as a square would be. And half of the squares
-    have one sign in all channels, for the gradients of channels look alike. p_init is the paper's
-    of MNIST: 0.3 costs fewer queries than 0.8 once large moves come from the regression.
+    Andriushchenko et al., 1912.00049, with two additions. The change of the loss at each point that
+    is asked about, kept or refused, is an equation for the gradient, and ridge regression on the
+    smoothest cosines of a sample (where 1905.07121 looks first, too) solves them. After 10
+    questions, and again after each further tenth, a question is for the point of ball ∩ box where
+    this linear model is largest; it is kept if the loss rises, as a square would be. And half of
+    the squares have one sign in all channels, for the gradients of channels look alike. p_init is
+    the paper's for MNIST: large moves come from the regression.
 
     queries         per sample, that of the start included
     p_init          share of a sample that the first squares cover
