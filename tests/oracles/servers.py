@@ -73,6 +73,7 @@ class Misbehaving(http.server.ThreadingHTTPServer):
                 is killed may have sent one more
     asked       hashes of all rows that came in
     connections how many were opened
+    idle        seconds after which a connection without requests is closed
     """
 
     daemon_threads = True
@@ -99,7 +100,7 @@ class Misbehaving(http.server.ThreadingHTTPServer):
         self.times = []
         self.connections = self.requests = self.at_once = self.most_at_once = 0
         self.server_info = {"name": "misbehaving", "version": "1"}
-        self.config = None
+        self.config = self.idle = None
         self.lock = threading.Lock()
 
     def url(self, path="/v2/models/net"):
@@ -140,6 +141,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def setup(self):
+        self.timeout = self.server.idle
         super().setup()
         with self.server.lock:
             self.server.connections += 1

@@ -242,6 +242,16 @@ def test_so_many_at_once_over_connections_that_stay_open(server, x):
     assert len(server.bodies) == 60
 
 
+def test_a_connection_that_was_closed_meanwhile_is_opened_anew(server, x):
+    server.idle = 0.1
+    module = opened(server)
+    for _ in range(3):
+        assert right(server, x[:3], module(x[:3]))
+        time.sleep(0.3)
+    assert (module.requests, module.resent) == (3, 0)
+    assert server.connections >= 3
+
+
 def test_answers_come_as_they_arrive(server, x):
     module = opened(server, concurrency=2, rows_per_request=1)
     server.faults.append("slow:1")
