@@ -94,7 +94,8 @@ def oracle_options(command: Any) -> Any:
             click.option("--concurrency", type=click.IntRange(min=1), metavar="N", default=4,
                          show_default=True, help="Requests to a service at the same time."),
             click.option("--rows-per-request", type=click.IntRange(min=1), metavar="N",
-                         help="Samples in one request.  [default: 32, or what the service says]"),
+                         help="Samples in one request.  [default: 8 to 32, or what the "
+                "service says]"),
             click.option("--rate-limit", type=click.FloatRange(min=0, min_open=True), metavar="X",
                          help="At most X queries a second."),
             click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S",

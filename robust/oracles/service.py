@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ from .options import ServiceOptions
 from .secrets import Secrets, check_url, is_loopback, refuse_clear_text
 from .sending import Sender
 
-_ROWS = 32  # in one request, where nothing says otherwise
+_ROWS = 32  # most in one request, where nothing says otherwise
+_FEW = 8  # a round of questions is not spread over more requests than have so many
 _GRACE = 5.0  # seconds that an interrupted question waits for answers that are on their way
 
 
@@ -68,7 +70,7 @@ class Service(Remote):
         if not len(x):
             return
         x = x.detach().cpu()
-        waiting = iter(torch.split(torch.arange(len(x)), self.rows_per_request))
+        waiting = iter(torch.split(torch.arange(len(x)), self._size(len(x))))
         done: SimpleQueue[tuple[Tensor, Tensor | None, BaseException | None]] = SimpleQueue()
         stop, flying = threading.Event(), 0
         failure: BaseException | None = None
@@ -112,6 +114,15 @@ class Service(Remote):
                 raise failure
         finally:
             stop.set()
+
+    def _size(self, n: int) -> int:
+        """Rows in a request, when there are n to ask about: all connections get a part, where
+        neither the user nor the service says how many rows it shall be.
+        """
+        if self.sender.options.rows_per_request is not None or self.dialect.most is not None:
+            return self.rows_per_request
+        part = math.ceil(n / self.sender.options.concurrency)
+        return min(self.rows_per_request, max(part, _FEW))
 
     def _answers(self, x: Tensor, stop: threading.Event) -> Tensor:
         """Logits (n, K) at one request's rows."""

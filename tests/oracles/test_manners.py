@@ -409,3 +409,15 @@ def test_the_body_is_what_the_protocol_says(server, x):
     assert body["inputs"][0]["name"] == "x"
     assert body["inputs"][0]["datatype"] == "FP32"
     assert httpx.Headers(server.headers[0])["content-type"] == "application/json"
+
+
+def test_a_round_of_questions_is_spread_over_the_connections(server, x):
+    def sizes(**options):
+        server.bodies.clear()
+        open_service(server.url(), ServiceOptions(concurrency=4, **options)).module(x)
+        return sorted(json.loads(body)["inputs"][0]["shape"][0] for body in server.bodies)
+
+    assert sizes() == [10, 10, 10, 10]
+    assert sizes(rows_per_request=32) == [8, 32]
+    x = x[:18]
+    assert sizes() == [2, 8, 8]
