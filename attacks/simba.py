@@ -31,8 +31,8 @@ class SimBA(Attack):
     queries     per sample, that of the start included
     basis       pixel: single coordinates; dct: cosines along all axes but the channels, the eighth
                 of lowest frequency along each axis first, then the quarter, the half and all
-    step_size   length of a step, in the units of x and the threat's norm; None: eps / 5, in L∞
-                2 eps, from one side of the ball to the other
+    step_size   length of a step, in the units of x and the threat's norm; None: eps / 10, in
+                L∞ eps / 2
     loss        what a step must raise: margin or ce
     """
 
@@ -50,7 +50,7 @@ class SimBA(Attack):
         victim, loss, best = victim.limited(self.queries), LOSSES[self.loss], x.clone()
         size = self.step_size
         if size is None:
-            size = threat.eps * (2 if threat.norm == "linf" else 0.2)
+            size = threat.eps * (0.5 if threat.norm == "linf" else 0.1)
         rows = (victim.left > 0).nonzero().squeeze(1)
         if not len(rows):
             return best

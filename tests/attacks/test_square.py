@@ -175,6 +175,42 @@ def test_queries_are_counted_and_never_more(threat, queries):
     assert not ledger.backwards.any()
 
 
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5), L1(2.0)])
+def test_samples_of_smaller_budgets_leave_with_their_best_point(threat):
+    """Each spends what it has; the others' squares stay those of `queries`, and one with nothing
+    left is not asked about at all.
+    """
+    x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    budget = [0, 1, 7, 30, 90]
+    w = torch.randn(192, generator=torch.Generator().manual_seed(2))
+
+    def score(z):
+        return torch.stack([torch.full((len(z),), 1e3), z.flatten(1) @ w], 1)
+
+    model = Watched(score)
+    victim = Victim(model, 5, Access.SCORES, budget=torch.tensor(budget))
+    with torch.no_grad():
+        goal = Goal(torch.zeros(5).long())
+        found = Square(queries=60).search(victim, x, goal, threat, generator(0))
+    assert victim.ledger.queries.tolist() == [0, 1, 7, 30, 60]
+    assert [len(z) for z in model.asked] == [4] + [3] * 6 + [2] * 23 + [1] * 30
+    assert torch.equal(found[0], x[0])
+    for i in range(1, 5):
+        place = i - 5  # those that go on are the last of a batch
+        mine = torch.stack([z[place] for z in model.asked if len(z) >= -place])
+        assert (mine == found[i]).flatten(1).all(1).any()
+        assert found[i].flatten() @ w == pytest.approx(float((mine.flatten(1) @ w).amax()))
+
+
+def test_a_search_that_may_ask_nothing_asks_nothing():
+    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    model = Watched(flat)
+    victim = Victim(model, 3, Access.SCORES, budget=torch.zeros(3, dtype=torch.int64))
+    found = Square().search(victim, x, Goal(torch.zeros(3).long()), Linf(0.1), generator(0))
+    assert torch.equal(found, x)
+    assert not model.asked
+
+
 def test_solved_samples_leave_with_the_point_that_solved_them(make_net, make_samples):
     net, x = make_net((1, 6, 6), 4), make_samples((1, 6, 6), 40)
     y = net(x).argmax(1)
