@@ -22,6 +22,7 @@ GRADIENT_CASES = [(name, norm) for name, norm in CASES if name in GRADIENT]
 WEAK = ("fgsm", "fab", "fab-t", "universal", "universal-patch")  # one class; one point for all
 FITTED = ("universal", "universal-patch")  # crafted for all samples together
 FEWER = {  # where the defaults would take long
+    "block-flips": "queries=150",
     "boundary": "queries=150",
     "cgba": "queries=150",
     "hop-skip-jump": "queries=150",
@@ -29,6 +30,7 @@ FEWER = {  # where the defaults would take long
     "guided-square": "queries=150",
     "nes": "queries=150",
     "spsa": "queries=150",
+    "rays": "queries=150",
     "simba": "queries=150",
     "cw": "steps=100,searches=5,constant=0.1",
     "sigma-zero": "steps=200",
@@ -76,6 +78,10 @@ def test_stays_inside_and_leaves_its_inputs_alone(
     target = (y + 1) % 4 if targeted else None
     before, weights = x.clone(), copy.deepcopy(net.state_dict())
     threat = Threat(norm, EPS[norm], low, 1.0)
+    if targeted and "targeted" not in made(name).goals:
+        with pytest.raises(RobustError, match="untargeted goals only"):
+            made(name)(net, x, y, threat=threat, target=target)
+        return
     x_adv = made(name)(net, x, y, threat=threat, target=target)
     assert x_adv.shape == x.shape
     assert x_adv.dtype == x.dtype
