@@ -86,7 +86,7 @@ def evaluate(
             "resume needs a model with parameters: a plain function cannot be told from another"
         )
     loaded = as_oracle(in_memory(module), access)
-    chosen = parse_attacks_and_instances(attacks, threat.norm, access)
+    chosen = parse_attacks_and_instances(attacks, threat.norm, access, targeted is not None)
     spec = plan(
         loaded,
         source,
@@ -141,12 +141,18 @@ def oracle_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]
 
 
 def parse_attacks_and_instances(
-    attacks: str | Attack | Iterable[str | Attack], norm: str, access: str = "gradient"
+    attacks: str | Attack | Iterable[str | Attack],
+    norm: str,
+    access: str = "gradient",
+    targeted: bool = False,
 ) -> list[Attack]:
-    """Attacks on threats of that norm from a mixture of texts and instances, in order."""
+    """Attacks for such threats and goals from a mixture of texts and instances, in order."""
     found: list[Attack] = []
     for attack in [attacks] if isinstance(attacks, str | Attack) else attacks:
-        found += parse_attacks([attack], norm, access) if isinstance(attack, str) else [attack]
+        if isinstance(attack, str):
+            found += parse_attacks([attack], norm, access, targeted=targeted)
+        else:
+            found.append(attack)
     labels = [label(attack) for attack in found]
     return [attack for i, attack in enumerate(found) if labels[i] not in labels[:i]]
 

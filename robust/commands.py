@@ -36,7 +36,8 @@ def run_attack(runs: Path, **options: Any) -> int:
     access = options["access"] or loaded.info.access
     loaded = as_oracle(loaded, access)
     threat = threat_of(loaded, data, options["norm"], options["eps"])
-    attacks = parse_attacks(options["attacks"], threat.norm, access)
+    targeted = options["targeted"] is not None
+    attacks = parse_attacks(options["attacks"], threat.norm, access, targeted=targeted)
     device = choose_device(options["device"])
     surrogates = [load_surrogate(text, source.shape, options) for text in options["surrogates"]]
     for one in (loaded, *surrogates):

@@ -28,10 +28,10 @@ from .core.victim import Access
 PRESETS = ("autoattack",)
 # What the default is for threats that count, where there is no direction of steepest ascent.
 AUTO = {"l0": ("fmn", "sigma-zero"), "patch": ("patch",)}
-# What the default is where the model can only be asked.
+# What the default is where the model can only be asked: the first that answers the kind of goal.
 AUTO_ASKING = {
-    "scores": {"linf": ("square",), "l2": ("square",), "l1": ("square",)},
-    "labels": {"linf": ("rays",), "l2": ("hop-skip-jump",)},
+    "scores": {"linf": ("guided-square",), "l2": ("guided-square",), "l1": ("guided-square",)},
+    "labels": {"linf": ("block-flips", "hop-skip-jump"), "l2": ("cgba",)},
 }
 # Names that people look for, and the attack that they are; more parameters may follow.
 ALIASES = {
@@ -143,21 +143,29 @@ def name_of(thing: object) -> str:
 
 
 def parse_attacks(
-    texts: Iterable[str], norm: str = "linf", access: str = "gradient"
+    texts: Iterable[str], norm: str = "linf", access: str = "gradient", *, targeted: bool = False
 ) -> list[Attack]:
-    """Attacks in order, presets unfolded for threats of that norm and that access, each once."""
-    unfolded = [parse_attack(part) for text in texts for part in unfold(text, norm, access)]
+    """Attacks in order, each once; presets are unfolded for threats of that norm, that access and
+    that kind of goal.
+    """
+    given = {"access": access, "targeted": targeted}
+    unfolded = [parse_attack(part) for text in texts for part in unfold(text, norm, **given)]
     return list({label(attack): attack for attack in unfolded}.values())
 
 
-def unfold(text: str, norm: str = "linf", access: str = "gradient") -> tuple[str, ...]:
+def unfold(
+    text: str, norm: str = "linf", *, access: str = "gradient", targeted: bool = False
+) -> tuple[str, ...]:
     """`autoattack,version=plus` → the attacks that it stands for, `auto` those of AUTO and
     AUTO_ASKING; any other text → itself.
     """
     name, *pairs = [part.strip() for part in text.split(",")]
-    defaults = AUTO if access == "gradient" else AUTO_ASKING[access]
+    defaults = AUTO if access == "gradient" else _auto_asking(access, targeted)
     if name == "auto" and access != "gradient" and norm not in defaults:
-        raise RobustError(f"no attack on {norm} threats works with access to {access} alone")
+        others = ", ".join(black_box(norm, access))
+        raise RobustError(
+            f"auto has no attack on {norm} threats with access to {access} only; there is {others}"
+        )
     if name == "auto" and norm in defaults:
         for key in set(_pairs(name, pairs)) - {"restarts", "eot"}:
             raise RobustError(f"auto has no parameter {key!r}; it has none")
@@ -172,6 +180,14 @@ def unfold(text: str, norm: str = "linf", access: str = "gradient") -> tuple[str
             f"{', '.join(values)}: its attacks run as published"
         )
     return autoattack(version, norm)
+
+
+def _auto_asking(access: str, targeted: bool) -> dict[str, tuple[str, ...]]:
+    kind = "targeted" if targeted else "untargeted"
+    return {
+        norm: tuple(one for one in choices if kind in find("attacks", one).goals)[:1]
+        for norm, choices in AUTO_ASKING[access].items()
+    }
 
 
 def parse_attack(text: str) -> Attack:

@@ -9,7 +9,16 @@ import pytest
 
 from robust.attacks import FMN, PGD, Auto, PatchAttack, Restarts, SigmaZero
 from robust.core.errors import RobustError
-from robust.registry import label, name_of, names, number, parse_attack, parse_attacks
+from robust.registry import (
+    AUTO_ASKING,
+    black_box,
+    label,
+    name_of,
+    names,
+    number,
+    parse_attack,
+    parse_attacks,
+)
 
 
 def test_names_are_the_files():
@@ -164,3 +173,25 @@ def test_two_spellings_of_one_attack_are_one():
     assert parse_attacks(["mi-fgsm", "transfer"]) == parse_attacks(["transfer"])
     with pytest.raises(RobustError, match="pgd: steps is given twice"):
         parse_attacks(["pgd,steps=4,steps=5"])
+
+
+def test_auto_of_what_can_only_be_asked():
+    def names_of(*given, **more):
+        return [label(attack) for attack in parse_attacks(["auto"], *given, **more)]
+
+    assert names_of("linf", "scores") == ["guided-square"]
+    assert names_of("linf", "labels") == ["block-flips"]
+    assert names_of("linf", "labels", targeted=True) == ["hop-skip-jump"]
+    assert names_of("l2", "labels", targeted=True) == ["cgba"]
+    with pytest.raises(RobustError, match="auto has no attack on l0 threats .* uniform-noise"):
+        names_of("l0", "scores")
+    for access, norms in AUTO_ASKING.items():
+        for norm, choices in norms.items():
+            assert set(choices) <= set(black_box(norm, access))
+
+
+def test_who_needs_no_more_than_that_access():
+    assert "square" not in black_box("linf", "labels")
+    assert {"square", "rays", "hop-skip-jump"} <= set(black_box("linf", "scores"))
+    assert "rays" not in black_box("l2", "scores")
+    assert "pgd" in black_box("linf", "gradient")
