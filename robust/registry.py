@@ -29,7 +29,7 @@ PRESETS = ("autoattack",)
 # What the default is for threats that count, where there is no direction of steepest ascent.
 AUTO = {"l0": ("fmn", "sigma-zero"), "patch": ("patch",)}
 # What the default is where the model can only be asked: the first that answers the kind of goal.
-AUTO_ASKING = {
+AUTO_ASKING: dict[str, dict[str, tuple[str, ...]]] = {
     "scores": {"linf": ("guided-square",), "l2": ("guided-square",), "l1": ("guided-square",)},
     "labels": {"linf": ("block-flips", "hop-skip-jump"), "l2": ("cgba",)},
 }
