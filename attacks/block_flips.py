@@ -18,7 +18,7 @@ from ._walk import Walk
 
 _TRIES = 4  # random directions asked about at eps
 _LEAST = 2.0**-8  # of the data's range: the first radius asked about, where eps is less
-_GAP, _FINER, _FINEST = 0.1, 0.8, 1e-4  # share of a radius that stays unknown; its factor a level
+_GAP, _FINER, _FINEST = 0.1, 0.7, 1e-4  # share of a radius that stays unknown; its factor a level
 _EASIER = 0.4  # a flip is asked about this far up in the gap
 
 
@@ -129,18 +129,22 @@ class _Descent:
         self.step[kept] *= 2
         short = ~reached & ~flips
         self.fails[rows[short]] = asked[short]
-        radius, fails = self.radius[rows], self.fails[rows]
-        close = radius.isfinite() & (radius - fails <= self.gap[rows] * radius)
-        lost = radius.isinf() & (fails >= self.span)  # the corner of the box is no success either
-        self.settling[rows] &= ~(close | lost)
-        self._next_flip(rows[close | lost | (flips & ~reached)])
+        self.settling[rows] &= self._open(rows)
+        self._next_flip(rows[~self.settling[rows]])
         self._next_radius(rows)
+
+    def _open(self, rows: Tensor) -> Tensor:
+        """Whose radius is to be narrowed down: not where even the corner of the box fails."""
+        radius, fails = self.radius[rows], self.fails[rows]
+        wide = radius - fails > self.gap[rows] * radius
+        return torch.where(radius.isinf(), fails < self.span, wide)
 
     def _next_flip(self, rows: Tensor) -> None:
         level = self.level[rows]
         self.level[rows], self.index[rows] = self.blocks.after(level, self.index[rows])
         finer = rows[self.level[rows] != level]
         self.gap[finer] = (_FINER * self.gap[finer]).clamp(min=_FINEST)
+        self.settling[finer] = self._open(finer)
 
     def _next_radius(self, rows: Tensor) -> None:
         radius, fails = self.radius[rows], self.fails[rows]
