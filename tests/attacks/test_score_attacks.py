@@ -9,6 +9,7 @@ import torch
 from robust.attacks import _cosines, _estimated, _regression, _square
 from robust.core.goal import Goal
 from robust.core.losses import margin
+from robust.core.oracle import Oracle
 from robust.core.rng import generator, normal, signs
 from robust.core.threat import L2, Linf, Threat
 from robust.core.victim import Access, Victim
@@ -187,6 +188,30 @@ def test_each_sample_has_a_budget_of_its_own(name, norm):
     # What the others may not ask is not lost on those that can: they climb on.
     gain = model.gain(x, z)
     assert gain[5] > max(gain[1], gain[2])
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_draws_are_paid_for_and_known_answers_are_not(name, norm):
+    """An oracle of three draws: a question costs three queries. Where all is known the search ends
+    all the same.
+    """
+
+    class Net(torch.nn.Module):
+        def forward(self, z):
+            return Linear((1, 12))(z)
+
+    oracle, x = Oracle(Net()), torch.tensor([[[0.4] * 12], [[0.6] * 12]])
+    oracle.draws = 3
+    for eps in (0.1, 0.1, 0.0):
+        before = oracle.asked
+        _, ledger = search(
+            f"{name},queries=50", oracle, x, Goal(torch.zeros(2).long()), Threat(norm, eps)
+        )
+        assert int(ledger.queries.sum()) == oracle.asked - before
+        assert (ledger.queries <= 50).all()
+        if before == 0:
+            assert (ledger.queries >= 42).all()
+    assert (ledger.queries <= 3).all()  # with no room it asks about x alone, again and again
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
