@@ -27,15 +27,15 @@ class CGBA(Attack):
 
     Reza, Rahmati, Wu & Dai, 2308.03163. The circle has x and the point at the ends of a diameter
     and lies in the plane of the boundary's normal, estimated from the labels of random probes: were
-    the boundary flat, its nearest point would lie on it. The angle is found by bisection.
-    Departures, all for fewer queries: estimates of earlier rounds count, too; every estimate takes
-    as many probes, in the whole space (the paper: in the low frequencies of large images);
-    bisection starts from the angle of the last round. Targeted goals take the same path (the paper
-    has a variant of its own, CGBA-H).
+    the boundary flat, its nearest point would lie on it. The angle is found by bisection; round t
+    takes √t times as many probes as the first. Departures: estimates of earlier rounds count, too;
+    probes go in all directions (the paper: in the low frequencies of large images) and as far out
+    as those of `hop-skip-jump`; bisection starts from the angle of the last round. Targeted goals
+    take the same path (the paper has a variant of its own, CGBA-H).
 
     queries     per sample, in all
-    samples     random probes in each estimate
-    decay       the share of earlier estimates that is kept after a step
+    samples     random probes in the first estimate
+    decay       the share of earlier estimates that is kept after a step; 0: as in the paper
     until_eps   a sample leaves once it is broken inside the threat's eps
     """
 
@@ -45,7 +45,7 @@ class CGBA(Attack):
     paper: ClassVar[str] = "2308.03163"
     queries: int = 2000
     samples: int = 30
-    decay: float = 0.8
+    decay: float = 0.4
     until_eps: bool = True
 
     def search(
@@ -55,11 +55,12 @@ class CGBA(Attack):
         at, rows = _starts.at_boundary(walk, rng)
         summed = torch.zeros_like(x)
         angle = torch.full_like(walk.distance, math.pi / 8)
-        for _ in range(self.queries):
+        for number in range(1, self.queries + 1):
             rows = walk.going(rows)
             if not len(rows):
                 break
-            summed[rows] += walk.normal(rows, at[rows], self.samples, rng)
+            samples = int(self.samples * math.sqrt(number))
+            summed[rows] += walk.normal(rows, at[rows], samples, rng)
             at[rows], found = _along_circle(walk, rows, at[rows], summed[rows], angle[rows])
             summed[rows[found > 0]] *= self.decay
             angle[rows] = torch.where(found > 0, found, angle[rows] / 4).clamp(min=_PRECISE)

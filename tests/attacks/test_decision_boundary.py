@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust.attacks import _starts
+from robust.attacks import _starts, boundary, hop_skip_jump
 from robust.attacks._walk import Walk
 from robust.core.goal import Goal
 from robust.core.oracle import Oracle
@@ -207,6 +207,64 @@ def test_a_sample_that_is_there_already_is_its_own_start():
         assert victim.ledger.queries[0] == 1
 
 
+@pytest.mark.parametrize("name", ["hop-skip-jump", "cgba"])
+def test_the_last_questions_are_kept_for_a_step(name):
+    """An estimate that takes all that is left would be for nothing: eight questions are kept."""
+    w = normal_of((30,))
+    net, x = Linear(w, 0.0), torch.full((3, 30), 0.5) - 0.2 * w
+    attack = dataclasses.replace(to_the_end(name, 60), samples=500)
+    victim = Victim(net, 3, Access.LABELS)
+    with torch.no_grad():
+        attack.search(victim, x, Goal(torch.zeros(3).long()), L2(0.01), generator(0))
+    assert (victim.ledger.queries > 50).all()
+    assert all(len(z) <= 3 for z in net.calls[-3:])
+
+
+def test_steps_across_shrink_until_half_of_them_reach_the_goal(monkeypatch):
+    """Class 1 is a small ball around where the walk starts: steps of the first length leave it."""
+    sizes, across = [], boundary._across
+
+    def spy(walk, rows, at, size, rng):
+        sizes.append(float(size.mean()))
+        return across(walk, rows, at, size, rng)
+
+    monkeypatch.setattr(boundary, "_across", spy)
+    x, middle = torch.full((2, 30), 0.5), torch.full((30,), 0.6)
+
+    def model(z):
+        score = 0.03 - (z - middle).norm(dim=1)
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    pool = Pool(middle[None], torch.tensor([1]))
+    goal = Goal(torch.ones(2, dtype=torch.int64), targeted=True)
+    found(to_the_end("boundary", 300), model, x, goal, L2(0.01), pool=pool)
+    assert sizes[0] == pytest.approx(0.1)
+    assert 1e-6 < sizes[-1] < 0.06
+
+
+def test_a_step_that_fails_is_halved():
+    """Behind a thin wall of the goal's class only short steps reach it."""
+    w = normal_of((30,))
+
+    def model(z):
+        score = (z - 0.5).flatten(1) @ w
+        return torch.stack(
+            [torch.zeros_like(score), ((score > 0) & (score < 0.05)).float() - 0.5], 1
+        )
+
+    x = torch.full((1, 30), 0.5) - 0.4 * w
+    walk = Walk(
+        Victim(model, 1, Access.LABELS), x, Goal(torch.zeros(1).long()), L2(0.01), until_eps=False
+    )
+    side = torch.zeros(30)
+    side[0] = 1.0
+    at = (x + 0.4005 * w + 0.3 * (side - (side @ w) * w)).clamp(0, 1)
+    assert walk.ask(torch.tensor([0]), at).all()
+    far, moved = hop_skip_jump._step(walk, torch.tensor([0]), at, w[None])
+    assert moved.all()
+    assert L2(1.0).distance(x, far) < L2(1.0).distance(x, at)
+
+
 @pytest.mark.parametrize("threat", [Linf(0.01), L2(0.01)])
 def test_the_estimate_points_along_the_normal(threat):
     w = normal_of((8, 8))
@@ -254,6 +312,8 @@ def test_of_several_answers_about_a_sample_the_nearest_success_is_kept():
     reached = walk.ask(torch.tensor([0, 0, 0, 0, 1, 1, 1]), z)
     assert reached.tolist() == [True, True, False, True, False, True, False]  # the last: unpaid
     assert walk.x_adv[:, 0].tolist() == pytest.approx([0.6, 0.9])
+    walk.ask(torch.tensor([0]), torch.full((1, 4), 0.7))  # further away
+    assert walk.x_adv[0, 0] == pytest.approx(0.6)
 
 
 @pytest.mark.skipif(not (BENCH / "archs.py").is_file(), reason=f"no models at {BENCH}")
