@@ -148,8 +148,11 @@ def parse_attacks(
     """Attacks in order, each once; presets are unfolded for threats of that norm, that access and
     that kind of goal.
     """
-    given = {"access": access, "targeted": targeted}
-    unfolded = [parse_attack(part) for text in texts for part in unfold(text, norm, **given)]
+    unfolded = [
+        parse_attack(part)
+        for text in texts
+        for part in unfold(text, norm, access=access, targeted=targeted)
+    ]
     return list({label(attack): attack for attack in unfolded}.values())
 
 
