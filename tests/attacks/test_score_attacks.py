@@ -298,3 +298,20 @@ def test_windows_of_one_sign():
     same = (sign == sign[:, :1]).all(1).float().mean()
     assert float(same) == pytest.approx(0.5 + 0.5 / 4, abs=0.03)
     assert float((sign > 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "guided-square,p_init=0.3"])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.7)])
+def test_every_question_is_inside_the_ball(name, norm, eps):
+    """Whatever is kept: with a model that likes each answer better than the one before."""
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    asked, count = [], itertools.count(1)
+
+    def model(z):
+        asked.append(z.clone())
+        return torch.tensor([[1 + 1 / next(count), 0.0, 0.0]]).expand(len(z), -1)
+
+    threat = Threat(norm, eps)
+    for seed in range(3):
+        search(f"{name},queries=300", model, x, Goal(torch.zeros(1).long()), threat, seed=seed)
+    assert all(threat.contains(x.expand_as(z), z).all() for z in asked)
