@@ -15,7 +15,8 @@ l2        the median distance of the nearest wrong answer after a quarter, a hal
           queries, attacks by labels; a sample without one counts as infinitely far
 
 A query is a row that reaches the model, entered for its sample, whoever asks: checks, starts and
-rows asked in vain included. calls are those of the model, each with a batch of rows. Peers of
+rows asked in vain included. As in `robust attack`, our searches along the boundary may start at
+other samples of the data, where noise does not lead to the other side. calls are those of the model, each with a batch of rows. Peers of
 foolbox and ART run as `foolbox:NAME` and `art:NAME` do in the CLI; a row of theirs in a call of
 another size than the batch is entered for the nearest sample. torchattacks' Square gets the samples
 of table `queries` one at a time, so that its rows are known apart, those of `robust` all together.
@@ -41,7 +42,7 @@ from robust.core.goal import Goal
 from robust.core.progress import Progress
 from robust.core.rng import generator
 from robust.core.threat import Linf, Threat
-from robust.core.victim import Access, BudgetSpent, Victim
+from robust.core.victim import Access, BudgetSpent, Pool, Victim
 from robust.peers.oracle import Oracle
 from robust.peers.shield import quiet
 from robust.registry import names, parse_attack
@@ -168,7 +169,14 @@ def run(text: str, given: Task, limit: int, *, alone: bool = False) -> Run:
 
 def victim(given: Task, access: Access, limit: int, progress: Progress) -> Victim:
     n = len(given.x)
-    return Victim(given.model, n, access, budget=torch.full((n,), limit), progress=progress)
+    return Victim(
+        given.model,
+        n,
+        access,
+        budget=torch.full((n,), limit),
+        pool=Pool(given.x, given.y),
+        progress=progress,
+    )
 
 
 def torchattacks_square(asked: Victim, x: Tensor, y: Tensor, threat: Threat, limit: int) -> None:
