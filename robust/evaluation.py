@@ -370,8 +370,7 @@ def has_curve(threat: Threat) -> bool:
 
 def _reached_at(result: AttackRows, goal: Goal) -> Tensor:
     """The distance at which each candidate reached its goal, float64 (k,); inf where it did not."""
-    prediction = torch.from_numpy(result.prediction).to(goal.labels.device)
-    reached = goal.satisfied(prediction).cpu().numpy() & (result.refused == 0)
+    reached = (result.fooled >= 0.5) & (result.refused == 0)
     return torch.from_numpy(np.where(reached, result.distance, np.inf)).to(goal.labels.device)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .goal import as_logits
 
 _MOST = 256 * 2**20  # bytes of answers that are remembered; the oldest are forgotten first
+_AT_ONCE = 128  # rows in one call of a model that is here
 _ENTRY = 200  # bytes that an answer takes besides its scores
 CHECKS = 1 << 20  # draws from this number on are repeated checks, and never part of an answer
 
@@ -55,6 +56,7 @@ class Oracle(nn.Module):
                 probabilities
     scores      whether the model gives scores, even if nobody may see them
     probabilities   the answers are probabilities, of which the logarithm is given
+    box         (low, high) where values are sent in 8 bits: what is the same then is one question
     draws       answers that make one: more than 1 where the model answers at random. The draws of
                 a sample are numbered, and each is asked for once
     asked       answers that the model gave, or had given to an earlier process that kept them
@@ -62,34 +64,48 @@ class Oracle(nn.Module):
     not_finite  answers with NaN, which reach no goal
     """
 
-    def __init__(self, model: nn.Module, *, labels: bool = False, scores: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        labels: bool = False,
+        scores: bool = True,
+        box: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.labels, self.scores = model, labels, scores
+        self.model, self.labels, self.scores, self.box = model, labels, scores, box
         self.probabilities, self.draws = False, 1
         self.asked = self.repeated = self.not_finite = 0
         self._lasting: OrderedDict[Key, bytes] = OrderedDict()
         self._known, self._bytes = self._lasting, 0
         self._earlier: dict[Key, np.ndarray] = {}
+        self._paid: dict[Key, bytes] = {}
         self._journal: Journal | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.answer(x)[0]
+        """Logits (n, K) as who runs the attack may see them: scores, if there are any."""
+        answers, _ = self.draw(x, range(self.draws))
+        return answers[:, 0] if self.draws == 1 else self.combine(answers)
 
     def answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n, K) at x, and the queries that each row took, int64 (n,): none where all of its
-        draws are known.
+        """Logits (n, K) at x as attackers see them, and the queries that each row took, int64 (n,):
+        none where all of its draws are known.
         """
         answers, spent = self.draw(x, range(self.draws))
         return self.combine(answers), spent
 
     def combine(self, answers: Tensor) -> Tensor:
-        """One answer (n, K) from several draws (n, d, K)."""
+        """One answer (n, K) from several draws (n, d, K): votes for labels, else the logarithm of
+        the mean probability. Draws with NaN do not count; where all have it, so has the answer.
+        """
+        lost = answers.isnan().any(2, keepdim=True)
+        if self.labels:
+            votes = nn.functional.one_hot(answers.argmax(2), answers.shape[2]) * ~lost
+            return votes.to(answers.dtype).sum(1) / (~lost).sum(1)
         if answers.shape[1] == 1:
             return answers[:, 0]
-        if self.labels:
-            votes = nn.functional.one_hot(answers.argmax(2), answers.shape[2])
-            return votes.to(answers.dtype).mean(1)
-        return answers.log_softmax(2).logsumexp(1)
+        logs = answers.log_softmax(2).masked_fill(lost, -torch.inf).logsumexp(1)
+        return logs.masked_fill(lost.all(1), torch.nan)
 
     def draw(self, x: Tensor, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The draws of these numbers at x: logits (n, d, K), and queries taken, int64 (n,)."""
@@ -98,6 +114,7 @@ class Oracle(nn.Module):
         wanted: dict[Key, int] = {}  # those to be asked for, and their row
         fresh = torch.zeros(len(flat), dtype=torch.int64)
         found: dict[Key, bytes] = {}
+        asked = self.asked
         for place, key in enumerate(flat):
             if key in found or key in wanted:
                 continue
@@ -105,15 +122,17 @@ class Oracle(nn.Module):
                 found[key] = self._known.get(key) or self._lasting[key]
                 continue
             fresh[place] = 1
-            if key in self._earlier:
-                found[key] = self._keep(key, self._earlier.pop(key))
+            if key in self._paid:
+                found[key] = self._keep(key, self._paid[key])
+            elif key in self._earlier:
+                found[key] = self._keep(key, self._earlier[key].tobytes())
+                self.asked += 1
             else:
                 wanted[key] = place // len(numbers)
         self._ask(x, wanted, found)
         spent = fresh.view(len(x), len(numbers)).sum(1).to(x.device)
-        taken = int(spent.sum())
-        self.asked += taken
-        self.repeated += len(flat) - taken
+        self.asked += len(wanted)
+        self.repeated += len(flat) - (self.asked - asked)
         answers = np.frombuffer(b"".join(found[key] for key in flat), dtype=np.float32)
         classes = answers.size // max(1, len(flat))
         shaped = torch.from_numpy(answers.reshape(len(x), len(numbers), classes).copy())
@@ -127,13 +146,25 @@ class Oracle(nn.Module):
 
         What was learned outside of this (before a run) is remembered as long as the oracle.
         """
-        self._known, self._bytes = OrderedDict(), 0
+        self._known, self._bytes, self._paid = OrderedDict(), 0, {}
         self._journal = journal
         self._earlier = {} if journal is None else journal.read()
         try:
             yield
         finally:
-            self._known, self._earlier, self._journal = self._lasting, {}, None
+            self._known, self._earlier, self._journal, self._paid = self._lasting, {}, None, {}
+
+    def begin(self, base: frozenset[Key]) -> None:
+        """Count from now on as if only the answers in `base` were known: what an earlier attack
+        asked is not sent again, and is a query of this one all the same.
+        """
+        self._paid.update((key, kept) for key, kept in self._known.items() if key not in base)
+        self._known = OrderedDict((key, kept) for key, kept in self._known.items() if key in base)
+
+    @property
+    def known(self) -> frozenset[Key]:
+        """Whatever costs nothing now."""
+        return frozenset(self._known)
 
     def recall(self, answers: dict[Key, np.ndarray]) -> None:
         """Take over what an earlier process learned before its run."""
@@ -153,7 +184,8 @@ class Oracle(nn.Module):
         if isinstance(self.model, Remote):
             parts = self.model.ask(rows)
         else:
-            parts = iter([(torch.arange(len(rows)), self.model(rows))])
+            chunks = torch.split(torch.arange(len(rows)), _AT_ONCE)
+            parts = ((chunk, self.model(rows[chunk.to(rows.device)])) for chunk in chunks)
         for places, output in parts:
             answers = as_logits(output, len(places)).detach().float().cpu().numpy()
             theirs = [keys[int(place)] for place in places]
@@ -161,10 +193,9 @@ class Oracle(nn.Module):
                 self._journal.append(theirs, answers)
             self.not_finite += int(np.isnan(answers).any(1).sum())
             for key, answer in zip(theirs, answers, strict=True):
-                found[key] = self._keep(key, answer)
+                found[key] = self._keep(key, answer.tobytes())
 
-    def _keep(self, key: Key, answer: np.ndarray) -> bytes:
-        kept = answer.tobytes()
+    def _keep(self, key: Key, kept: bytes) -> bytes:
         self._known[key] = kept
         self._bytes += len(kept) + _ENTRY
         while self._bytes > _MOST and self._known is not self._lasting:
@@ -173,6 +204,9 @@ class Oracle(nn.Module):
         return kept
 
     def _keys(self, x: Tensor, numbers: Sequence[int]) -> list[list[Key]]:
+        if self.box is not None:
+            low, high = self.box
+            x = ((x - low) / (high - low) * 255).round().to(torch.uint8)
         rows = np.ascontiguousarray(x.detach().cpu().numpy()).reshape(len(x), -1)
         ends = [number.to_bytes(4, "little") for number in numbers]
         digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

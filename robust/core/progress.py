@@ -20,6 +20,18 @@ class Trace:
     distance: Tensor
 
 
+def first_nearest(rows: Tensor, distance: Tensor, n: int) -> Tensor:
+    """One of each sample's rows, the first of the smallest distance: bool (k,).
+
+    rows    int64 (k,) out of 0 … n−1: a sample may have been asked several times at once
+    """
+    places = torch.arange(len(rows), device=rows.device)
+    nearest = distance.new_full((n,), float("inf")).scatter_reduce(0, rows, distance, "amin")
+    places = torch.where(distance == nearest[rows], places, len(rows))
+    first = places.new_full((n,), len(rows)).scatter_reduce(0, rows, places, "amin")
+    return places == first[rows]
+
+
 class Progress:
     """The nearest point of each sample in the batch x (n, …) that answered as the goal wants.
 
@@ -46,22 +58,22 @@ class Progress:
             return
         rows, z = rows[which], z[which]
         distance = self.threat.distance(self.x[rows], z)
-        # A sample may have been asked several times at once: the nearest of its points counts.
-        nearest = torch.full_like(self.distance, float("inf"))
-        nearest.scatter_reduce_(0, rows, distance, "amin")
-        better = (distance < self.distance[rows]) & (distance == nearest[rows])
-        rows, z, distance, queries = (
-            rows[better],
-            z[better],
-            distance[better],
-            queries[which][better],
+        better = first_nearest(rows, distance, len(self.distance)) & (
+            distance < self.distance[rows]
         )
+        rows, z, distance = rows[better], z[better], distance[better]
+        queries = queries[which][better]
         self.x_adv[rows], self.distance[rows] = z, distance
         told = self._told[rows]
         inside = (distance <= self.threat.eps) & (told > self.threat.eps)
         news = (distance < (1 - self._STEP) * told) | inside
         self._told[rows[news]] = distance[news]
         self._parts.append((rows[news], queries[news], distance[news]))
+
+    def inside(self, rows: Tensor, z: Tensor, logits: Tensor) -> Tensor:
+        """Which of the answers at z for the samples `rows` are a success inside eps: bool (k,)."""
+        reached = self.goal[rows].reached(logits) & self.threat.in_box(z)
+        return reached & (self.threat.distance(self.x[rows], z) <= self.threat.eps)
 
     def best(self, x_adv: Tensor, *, inside: bool) -> Tensor:
         """What to make of a search's result: the nearest success it has seen, if any, for an attack

@@ -15,6 +15,8 @@ from .grid import Grid
 from .oracle import Oracle
 from .progress import Progress
 
+CONFIRM = 10  # further draws of an answer that would end a search
+
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Goal], Tensor]
 
@@ -204,7 +206,34 @@ class Victim:
         if self._grid is not None:
             x = self._grid.snap(x, self._rows)
         with torch.no_grad():
-            return self._settled(x, self._forward(x))
+            return self._settled(x, self._confirmed(x, self._forward(x)))
+
+    def _confirmed(self, x: Tensor, logits: Tensor) -> Tensor:
+        """A success inside eps of an oracle that answers at random is asked for again, if there are
+        queries for that: a search must not end on one lucky answer.
+        """
+        oracle, progress = self.model, self._progress
+        if not isinstance(oracle, Oracle) or oracle.draws == 1 or progress is None:
+            return logits
+        rows = progress.inside(self._rows, x, logits).nonzero().squeeze(1)
+        asked = self._rows[rows]
+        if self._budget is not None:
+            spent = torch.bincount(asked, minlength=len(self._budget)) * CONFIRM
+            rows = rows[(self.ledger.queries + spent <= self._budget)[asked]]
+            asked = self._rows[rows]
+        if not len(rows):
+            return logits
+        answers, more = oracle.draw(x[rows], range(oracle.draws + CONFIRM))
+        self.ledger.forwards.index_add_(0, asked, more)
+        self.ledger.queries.index_add_(0, asked, more)
+        return logits.index_copy(0, rows, oracle.combine(answers))
+
+    @property
+    def step(self) -> float:
+        """The distance of neighbouring values of the grid that questions are moved to, in the units
+        of the data; 0 where there is none.
+        """
+        return 0.0 if self._grid is None else self._grid.step
 
     @property
     def _price(self) -> int:
@@ -297,7 +326,7 @@ class Victim:
         """Enter the margins of an answer in the record of who watches."""
         if self._watch is not None:
             watch, goal, places = self._watch
-            margin = goal.margin(logits).to(watch.margin.dtype)
+            margin = goal.margin(logits).to(watch.margin.dtype).nan_to_num(nan=-float("inf"))
             watch.margin.scatter_reduce_(0, places, margin, "amax")
 
     def _each(self, passes: int) -> Tensor:

@@ -1,5 +1,6 @@
 """What a search has shown is kept: the nearest success, and when it was seen."""
 
+import pytest
 import torch
 
 from robust.core.goal import Goal
@@ -72,23 +73,38 @@ def test_what_a_search_lost_is_found_again():
     assert anywhere[2, 0] == torch.tensor(0.1)
 
 
-def test_a_grid_moves_questions_towards_x_and_leaves_what_is_on_it():
-    threat = Threat("linf", 0.2)
-    x = rounded(torch.rand(4, 6, generator=torch.Generator().manual_seed(1)), 0.0, 1.0)
-    ball = threat.around(x)
-    grid, rows = Grid(x, threat), torch.arange(4)
-    corner = ball.extreme(torch.ones_like(x))
-    inner = x + (corner - x) * 0.77
-    for z in (corner, inner, x, ball.lower, ball.upper):
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_grid_moves_questions_to_its_values_inside_the_ball(norm):
+    threat = Threat(norm, {"linf": 0.2, "l2": 0.35, "l1": 0.7}[norm])
+    generator = torch.Generator().manual_seed(1)
+    x = rounded(torch.rand(40, 6, generator=generator), 0.0, 1.0)
+    ball, rows = threat.around(x), torch.arange(40)
+    grid = Grid(x, threat)
+    corner = ball.extreme(torch.randn(x.shape, generator=generator))
+    for share in (1.0, 0.999, 0.77, 0.3, 0.01):
+        z = x + (corner - x) * share
         moved = grid.snap(z, rows)
-        assert ((moved - x).abs() <= (z - x).abs()).all()
+        assert threat.in_ball(x, moved).all()
         steps = (moved - x) * 255
         assert ((steps - steps.round()).abs() < 2e-3).all()
-        assert ((z - moved).abs() < 1.001 / 255).all()
+        # nearest wherever that is inside, and never far away
+        near = threat.in_ball(x, rounded(z, 0.0, 1.0))
+        assert ((moved - z).abs() < 0.501 / 255)[near].all()
+        assert ((z - moved).abs() < 0.11 * (z - x).abs() + 1.001 / 255).all()
     assert torch.equal(grid.snap(x, rows), x)
-    # 0.2 is 51 levels: the whole of eps can be used, and floats at the edge stay as they are.
-    assert torch.equal(grid.snap(ball.upper, rows), ball.upper)
-    assert ((grid.snap(inner, rows) - x).abs() * 255).round().max() == int(0.77 * 51)
+    far = x + 0.9 * (torch.rand(x.shape, generator=generator) - x)
+    assert torch.equal(grid.snap(far, rows)[:5], grid.snap(far[:5], rows[:5]))
+
+
+def test_a_grid_lets_the_whole_of_eps_be_used():
+    threat = Threat("linf", 0.2)  # 51 levels; floats at the edge stay as they are
+    x = rounded(torch.rand(4, 6, generator=torch.Generator().manual_seed(1)), 0.0, 1.0)
+    ball, rows = threat.around(x), torch.arange(4)
+    assert torch.equal(Grid(x, threat).snap(ball.upper, rows), ball.upper)
+    odd = Threat("linf", 8.7 / 255)
+    moved = Grid(x, odd).snap(odd.around(x).upper, rows)
+    assert ((moved - x) * 255).round().max() == 8
+    assert odd.in_ball(x, moved).all()
 
 
 def test_a_victim_asks_about_points_of_its_grid():
@@ -102,5 +118,5 @@ def test_a_victim_asks_about_points_of_its_grid():
 
     victim = Victim(model, 1, Access.LABELS, progress=progress, grid=Grid(x, threat))
     victim.labels(torch.tensor([[150.6 / 255, 90.2 / 255]]))
-    assert (seen[0] * 255).round().tolist() == [[150, 91]]
+    assert (seen[0] * 255).round().tolist() == [[151, 90]]
     assert torch.equal(progress.x_adv, seen[0])
