@@ -6,7 +6,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -41,20 +41,28 @@ class Limiter:
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self.clock = rate, clock
         self._free = -float("inf")  # when the next row may go
+        self._held_until = -float("inf")  # nothing may go before, whoever has a turn
         self._lock = threading.Lock()
 
-    def reserve(self, rows: int) -> float:
-        """Take the turn of so many rows: the seconds until it comes."""
-        with self._lock:
-            now = self.clock()
-            start = max(now, self._free)
-            self._free = start + (rows / self.rate if self.rate else 0.0)
-            return start - now
+    def waits(self, rows: int) -> Iterator[float]:
+        """Take the turn of so many rows. The seconds until it comes, if any; and so again where
+        the service asked to hold meanwhile, for a turn in that time is lost.
+        """
+        while True:
+            with self._lock:
+                now = self.clock()
+                start = max(now, self._free)
+                self._free = start + (rows / self.rate if self.rate else 0.0)
+            if start > now:
+                yield start - now
+            if start >= self._held_until:
+                return
 
     def hold(self, seconds: float) -> None:
         """Let nothing go for so long: the service asked for it."""
         with self._lock:
-            self._free = max(self._free, self.clock() + seconds)
+            self._held_until = max(self._held_until, self.clock() + seconds)
+            self._free = max(self._free, self._held_until)
 
 
 class Sender:
@@ -159,9 +167,10 @@ class Sender:
         return RobustError(_one_line(self._secrets.hide(str(error))))
 
     def _wait(self, rows: int, stop: threading.Event) -> None:
-        wait = self.limiter.reserve(rows)
-        if wait > 0:
+        for wait in self.limiter.waits(rows):
             self.pause(wait, stop)
+            if stop.is_set():
+                return
 
     def _once(self, method: str, url: httpx.URL, body: bytes | None) -> Any:
         headers = httpx.Headers(self._secrets.headers)
