@@ -137,7 +137,8 @@ def oracle_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]
     """What run.json says of an oracle besides the spec."""
     if not isinstance(loaded.module, Oracle):
         return {}
-    return {"preflight": {"asked": loaded.module.asked}, "price_per_1000": price_per_1000}
+    before = {"asked": loaded.module.asked, "random": loaded.module.random}
+    return {"preflight": before, "price_per_1000": price_per_1000}
 
 
 def parse_attacks_and_instances(

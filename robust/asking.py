@@ -36,6 +36,7 @@ class Asking:
         self.eight_bit = is_eight_bit(spec)
         self._spent = torch.full((len(x),), preflight + oracle.draws, device=x.device)
         self._first = self._spent.clone()
+        self._known = oracle.known
 
     def allowed(self, rows: Tensor) -> Tensor:
         """Those of the samples `rows` that have a question left to search with."""
@@ -44,6 +45,8 @@ class Asking:
 
     def victim(self, attack: Attack, rows: Tensor, goal: Goal) -> tuple[Victim, Progress]:
         """The oracle as this attack may ask it about the samples `rows`, and what it will show."""
+        if self.spec.every:
+            self.oracle.begin(self._known)
         x = self.x[rows]
         progress = Progress(x, goal, self.threat)
         victim = Victim(
@@ -58,12 +61,19 @@ class Asking:
         )
         return victim, progress
 
+    def as_sent(self, rows: Tensor, x_adv: Tensor) -> Tensor:
+        """What the model is sent of candidates for the samples `rows`: that is what is measured."""
+        if not self.eight_bit:
+            return x_adv
+        x = self.x[rows]
+        return Grid(x, self.threat).snap(x_adv, torch.arange(len(x), device=x.device))
+
     def charge(self, rows: Tensor, result: AttackRows) -> None:
         """Take what an attack has spent, and what checking it may have, off the budgets."""
         if self.spec.every:
             self._spent = self._first.clone()  # each attack has a budget of its own
         else:
-            spent = torch.from_numpy(result.queries).to(rows.device)
+            spent = torch.from_numpy(result.queries).to(rows.device)  # 0 with surrogates
             self._spent[rows] += spent + check_cost(self.spec)
 
     def _budget(self, rows: Tensor) -> Tensor | None:

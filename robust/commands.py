@@ -34,7 +34,7 @@ def run_attack(runs: Path, **options: Any) -> int:
     """`robust attack`: the exit code."""
     loaded, data, source = open_model_and_data(options)
     access = options["access"] or loaded.info.access
-    loaded = as_oracle(loaded, access)
+    loaded = as_oracle(loaded, access, (source.low, source.high))
     threat = threat_of(loaded, data, options["norm"], options["eps"])
     targeted = options["targeted"] is not None
     attacks = parse_attacks(options["attacks"], threat.norm, access, targeted=targeted)
@@ -42,7 +42,7 @@ def run_attack(runs: Path, **options: Any) -> int:
     surrogates = [load_surrogate(text, source.shape, options) for text in options["surrogates"]]
     for one in (loaded, *surrogates):
         one.module.to(device)
-    out = _earlier(runs, loaded, options)
+    _recall(runs, loaded, options)
     size = options["batch_size"]
     if size == "auto" and options["resume"] and options["out"] is not None:
         size = _batch_size_of(options["out"])  # what memory was free then decided it
@@ -68,6 +68,7 @@ def run_attack(runs: Path, **options: Any) -> int:
     )
     if not (options["shuffle"] or options["quiet"]):
         _warn_if_sorted(source, options["limit"])
+    out = options["out"]
     if out is None and options["resume"]:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
@@ -94,18 +95,16 @@ def run_attack(runs: Path, **options: Any) -> int:
     return 0
 
 
-def _earlier(runs: Path, loaded: Loaded, options: dict[str, Any]) -> Path | None:
-    """The folder to resume, if it is known yet: then an oracle takes over what it answered before
-    that run, and is not asked again.
+def _recall(runs: Path, loaded: Loaded, options: dict[str, Any]) -> None:
+    """Let an oracle take over what it answered before the run that is to be resumed. Which one that
+    is, is known only after it was asked; so without --out it is the newest on the same model.
     """
-    out: Path | None = options["out"]
     if not (options["resume"] and isinstance(loaded.module, Oracle)):
-        return out
-    digest = loaded.info.sha256
+        return
+    out, digest = options["out"], loaded.info.sha256
     out = out or find_unfinished(runs, lambda run: run["spec"]["model"]["sha256"] == digest)
     if out is not None and (out / "run.json").exists():
         loaded.module.recall(RunFolder.open(out).journal(PREFLIGHT).read())
-    return out
 
 
 def _keep_preflight(folder: RunFolder, loaded: Loaded) -> None:

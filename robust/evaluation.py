@@ -282,10 +282,11 @@ class Evaluation:
     ) -> Generator[Event, None, AttackRows]:
         """One attack on the samples `rows` of a shard: its rows, every candidate verified."""
         progress: Progress | None = None
+        if self._asking is not None:
+            rows = self._asking.allowed(rows)
         if self._asking is None or self.surrogates:
             victim = self._victim(len(rows), attack, goal[rows])
         else:
-            rows = self._asking.allowed(rows)
             victim, progress = self._asking.victim(attack, rows, goal[rows])
         x, goal = x[rows], goal[rows]
         yield AttackStarted(index, name, len(rows), victim.ledger)
@@ -302,6 +303,8 @@ class Evaluation:
                 x_adv = search(victim, x, aim, threat, rng)
             if progress is not None:
                 x_adv = progress.best(x_adv, inside=not attack.minimal)
+            if self._asking is not None:
+                x_adv = self._asking.as_sent(rows, x_adv)
         seconds = time.perf_counter() - began
         result = verify(
             self.model, name, rows, x, x_adv, goal, threat, victim,
@@ -311,7 +314,7 @@ class Evaluation:
             trace=None if progress is None else progress.trace,
         )  # fmt: skip
         result.seconds = seconds
-        if progress is not None and self._asking is not None:
+        if self._asking is not None:
             self._asking.charge(rows, result)
         yield AttackDone(index, name, len(rows), int(result.success.sum()), seconds)
         return result

@@ -12,11 +12,12 @@ from .core.attack import Attack
 from .core.errors import RobustError
 from .core.oracle import Oracle
 from .core.outcome import RunSpec
+from .core.rng import seeded
 from .core.threat import Threat
 from .core.victim import Access
 from .data import Source
 from .models import Loaded
-from .preflight import auto_batch_size, examine
+from .preflight import auto_batch_size, examine, frozen
 from .probing import CHECKS, DRAWS, answers_at_random
 from .registry import black_box, label, name_of
 
@@ -25,8 +26,10 @@ _ASKED_FIRST = 8  # samples that an oracle is asked about before a run
 _ORACLE_BATCH = 64
 
 
-def as_oracle(loaded: Loaded, access: str) -> Loaded:
+def as_oracle(loaded: Loaded, access: str, box: tuple[float, float] | None = None) -> Loaded:
     """The model as attackers with that access have it: an Oracle, unless they have gradients.
+
+    box     the range of the data
 
     Raises RobustError where the model itself gives less.
     """
@@ -38,7 +41,13 @@ def as_oracle(loaded: Loaded, access: str) -> Loaded:
     if access == "gradient":
         return loaded
     scores = own != "labels"
-    return Loaded(Oracle(loaded.module, labels=access == "labels", scores=scores), loaded.info)
+    oracle = Oracle(
+        loaded.module,
+        labels=access == "labels",
+        scores=scores,
+        box=box if loaded.info.eight_bit else None,
+    )
+    return Loaded(oracle, loaded.info)
 
 
 def asked_before(loaded: Loaded) -> int:
@@ -109,9 +118,12 @@ def plan(
     ids = None
     if oracle is not None:  # about samples that the run asks about anyway
         ids = engine.order_of(source, shuffle, seed)[: min(limit or _ASKED_FIRST, _ASKED_FIRST)]
-    classes = examine(loaded.module, source, device, targeted, gradient=asked, ids=ids)
-    if oracle is not None and ids is not None:
-        oracle.draws = draws or _draws(oracle, source.batch(ids).x.to(device))
+        if targeted == "least-likely" and not oracle.scores:
+            raise RobustError("--targeted least-likely needs scores, and the model gives labels")
+    with seeded(seed, "preflight"):
+        classes = examine(loaded.module, source, device, targeted, gradient=asked, ids=ids)
+        if oracle is not None and ids is not None:
+            oracle.draws = draws or _draws(oracle, source.batch(ids).x.to(device))
     for attack in attacks:
         attack.check(threat, targeted=targeted is not None, shape=source.shape, classes=classes)
     for number, surrogate in enumerate(surrogates, start=1):
@@ -141,6 +153,7 @@ def plan(
                 "params": attack.params,
                 "access": "transfer" if surrogates else str(attack.access),
                 "measures": attack.measures,
+                "minimal": attack.minimal,
             }
             for attack in attacks
         ],
@@ -163,7 +176,9 @@ def plan(
 
 
 def _draws(oracle: Oracle, x: Tensor) -> int:
-    return DRAWS if answers_at_random(oracle, x) else 1
+    with frozen(oracle):
+        oracle.random = answers_at_random(oracle, x)
+    return DRAWS if oracle.random else 1
 
 
 def _examine_surrogate(

@@ -16,6 +16,7 @@ from .data import Source
 
 TARGET_RULES = ("next", "random", "least-likely")
 _BATCH_LIMIT = {"cpu": 128, "cuda": 512}
+_SURE = 8  # outputs in [0, 1] of a model with one, after which they are no logits
 _CPU_BUDGET = 512 * 2**20  # bytes that the forward of one batch may keep for its backward
 
 
@@ -111,6 +112,11 @@ def examine(
                 "hides the gradient: remove the last softmax or sigmoid, or pass --probabilities "
                 "to take logarithms"
             )
+        if bool((logits[:, 0] == 0).all()) and logits.shape[1] == 2:
+            raise RobustError(
+                "the model's one score is a probability, as it seems: pass --probabilities to take "
+                "logarithms"
+            )
         model.probabilities = model.scores
     classes = logits.shape[1]
     _refuse_labels(source, classes)
@@ -162,7 +168,7 @@ def probabilities(logits: Tensor) -> bool:
     if bool(((logits < 0) | (logits > 1)).any()):
         return False
     if bool((logits[:, 0] == 0).all()):  # one output z, which as_logits made (0, z)
-        return len(logits) >= 16
+        return len(logits) >= _SURE
     return bool(((logits.double().sum(1) - 1).abs() < 1e-3).all())
 
 

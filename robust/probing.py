@@ -11,26 +11,28 @@ CHECKS = 20  # repeated checks of each candidate then
 _SAMPLES = 3
 _REPEATS = 3
 _HALVINGS = 10
-_AT_BOUNDARY = 8
+_AT_BOUNDARY = 12
 _NOISE = 1e-4  # what the same scores may differ by for reasons of floating point alone
 
 
 def answers_at_random(oracle: Oracle, x: Tensor) -> bool:
     """Whether the same question gets different answers; x (n, …) are samples of the data.
 
-    Scores: a few samples are asked three times. Labels hardly change far from a boundary, so where
-    two samples have different classes, the boundary between them is found by bisection, and the
-    last point is asked eight times.
+    Scores: a few samples are asked three times. Labels: each sample is asked twice; and as they
+    hardly change far from a boundary, where two samples have different classes, the boundary
+    between them is found by bisection, and the last point is asked twelve times.
     """
     with guarded(x), torch.no_grad():
         if not oracle.labels:
             answers, _ = oracle.draw(x[:_SAMPLES], range(_REPEATS))
             scale = answers.abs().amax().clamp(min=1)
             return bool((answers.amax(1) - answers.amin(1)).amax() > _NOISE * scale)
-        near = _between(oracle, x)
-        answers, _ = oracle.draw(near, range(_AT_BOUNDARY))
-        labels = answers.argmax(2)
-        return bool((labels != labels[:, :1]).any())
+        for points, repeats in ((x, 2), (_between(oracle, x), _AT_BOUNDARY)):
+            answers, _ = oracle.draw(points, range(repeats))
+            labels = answers.argmax(2)
+            if bool((labels != labels[:, :1]).any()):
+                return True
+        return False
 
 
 def _between(oracle: Oracle, x: Tensor) -> Tensor:

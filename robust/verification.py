@@ -52,7 +52,10 @@ def verify(
     refused[~x_adv.flatten(1).isfinite().all(1)] = 1
     safe = torch.where((refused == 0).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
     logits = forward(model, safe) if n else torch.zeros(0, 2, device=x.device)
-    fooled = _fooled(model, safe, goal, logits, checks)
+    fooled = goal.reached(logits).double() * (refused == 0)
+    if checks > 1:
+        asked = fooled.nonzero().squeeze(1)
+        fooled[asked] = _fooled(model, safe[asked], goal[asked], checks)
     success = (fooled >= 0.5) & (refused == 0) & threat.in_ball(x, safe)
     survives = torch.full_like(refused, -1)
     if image and bool(success.any()):
@@ -83,13 +86,11 @@ def verify(
     )
 
 
-def _fooled(model: nn.Module, z: Tensor, goal: Goal, logits: Tensor, checks: int) -> Tensor:
-    """The share of `checks` in which z reaches the goal, float64 (n,); once it is what the logits
-    say.
-    """
-    if checks == 1 or not len(z):
-        return goal.reached(logits).double()
+def _fooled(model: nn.Module, z: Tensor, goal: Goal, checks: int) -> Tensor:
+    """The share of so many further answers in which z reaches the goal, float64 (n,)."""
     assert isinstance(model, Oracle)
+    if not len(z):
+        return torch.zeros(0, dtype=torch.float64, device=z.device)
     with guarded(z), torch.no_grad():
         answers, _ = model.draw(z, range(CHECKS, CHECKS + checks))
     return torch.stack([goal.reached(answer) for answer in answers.unbind(1)]).double().mean(0)

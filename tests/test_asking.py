@@ -15,6 +15,10 @@ from robust.core.errors import RobustError
 from robust.core.oracle import Oracle
 from robust.core.rng import uniform
 from robust.core.victim import Access
+from robust.data import from_arrays
+from robust.models import in_memory
+from robust.models.info import Loaded
+from robust.planning import plan
 from robust.probing import answers_at_random
 
 GENERATOR = torch.Generator().manual_seed(5)
@@ -184,7 +188,7 @@ def test_chance_is_noticed(labels):
     for noise in (0.0, 0.3):
         oracle = Oracle(Counted(noise=noise), labels=labels)
         assert answers_at_random(oracle, X[:8]) == (noise > 0)
-        assert oracle.asked <= 45
+        assert oracle.asked <= 60
     faint = Oracle(Counted(noise=0.01), labels=True)
     assert not labels or answers_at_random(faint, X[:8])  # noticed next to a boundary alone
 
@@ -205,7 +209,6 @@ def test_a_random_model_is_asked_several_times_and_checked_again():
         net, X, y, threat=robust.Linf(EPS), attacks=["square,queries=200"], access="scores", draws=3
     )
     assert declared.spec["draws"] == 3
-    assert declared.attacks[0]["queries"] % 3 == 0
 
 
 def test_success_on_a_random_model_wants_half_of_the_checks():
@@ -215,7 +218,9 @@ def test_success_on_a_random_model_wants_half_of_the_checks():
     from robust.verification import verify
 
     class Often(nn.Module):
-        """Class 1 in so many of ten answers as the sample's first value says, else class 0."""
+        """Class 1 in the first ten answers, and later in so many of ten as the sample's first value
+        says; else class 0.
+        """
 
         def __init__(self):
             super().__init__()
@@ -225,7 +230,7 @@ def test_success_on_a_random_model_wants_half_of_the_checks():
             out = []
             for share in x[:, 0].tolist():
                 number = self.asked[share] = self.asked.get(share, -1) + 1
-                out.append([0.5, float(number % 10 < round(10 * share))])
+                out.append([0.5, float(number < 10 or number % 10 < round(10 * share))])
             return torch.tensor(out)
 
     x = torch.zeros(4, 1)
@@ -261,7 +266,6 @@ def test_noise_of_the_search_does_not_reach_the_callers_generator():
     before = torch.get_rng_state()
     run(Counted(), [Nosy(eager=False)], queries=30)
     assert torch.equal(before, torch.get_rng_state())
-    assert uniform(torch.Generator().manual_seed(0), torch.zeros(2)).shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -278,3 +282,108 @@ def test_attacks_of_other_packages_are_stopped_sample_by_sample(name, norm):
     )  # fmt: skip
     assert 0.8 * 150 * 3 < len(net.rows) <= 150 * 3
     assert report.attacks[0]["success_rate"] == 1  # what it found on its way is not lost
+
+
+def test_a_search_does_not_end_on_a_lucky_answer(monkeypatch):
+    import robust.core.victim as module
+
+    found = []
+    for confirm in (0, module.CONFIRM):
+        monkeypatch.setattr(module, "CONFIRM", confirm)
+        report = robust.evaluate(
+            Counted(noise=0.7), X, labels_of(Counted()), threat=robust.Linf(EPS), access="scores",
+            attacks=["square,queries=900"], queries=1500, draws=5,
+        )  # fmt: skip
+        found.append(report.attacks[0]["successes"])
+    assert found[1] > found[0] + 1
+
+
+def test_confirming_stays_within_the_budget():
+    for queries in (60, 75, 100):
+        net = Counted(noise=0.7)
+        run(net, [Nosy()], threat=robust.Linf(0.5), queries=queries, draws=3)
+        assert len(net.rows) <= queries * len(X)
+
+
+def test_what_failed_its_checks_breaks_no_sample():
+    net = Counted(noise=1.5)
+    report = robust.evaluate(
+        net, X, labels_of(Counted()), threat=robust.Linf(EPS), access="labels", draws=3,
+        queries=300, attacks=["block-flips,until_eps=false"],
+    )  # fmt: skip
+    assert report.attacks[0]["successes"] < report.attacks[0]["given"]
+    assert report.robust_accuracy == report.attacks[0]["robust_accuracy"]
+
+
+def test_the_model_is_looked_at_in_eval_mode_and_left_as_it_was():
+    net = nn.Sequential(Counted(), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    net.eval()
+    y = net(X).argmax(1)
+    net.train()
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    report = robust.evaluate(
+        net, X, y, threat=robust.Linf(EPS), attacks="square,queries=9", access="scores"
+    )
+    assert report.spec["draws"] == 1
+    assert report.clean_accuracy == 1
+    assert net.training
+    assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
+
+
+def test_chance_is_drawn_from_the_seed():
+    y, found = labels_of(Counted()), set()
+    noisy = nn.Sequential(Counted(), Jitter())
+    for seed in range(6):
+        torch.manual_seed(seed)
+        report = robust.evaluate(
+            noisy, X, y, threat=robust.Linf(EPS), attacks="uniform-noise", access="labels"
+        )
+        found.add(report.spec["draws"])
+    assert len(found) == 1
+
+
+class Jitter(nn.Module):
+    """So little noise that a few labels of points on a boundary may or may not show it."""
+
+    def forward(self, logits):
+        return logits + 0.003 * torch.randn_like(logits)
+
+
+def test_candidates_of_surrogates_count_towards_the_budget():
+    net = Counted()
+    y = labels_of(net)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    attacks = [f"transfer,steps={steps}" for steps in range(1, 9)]
+    report = robust.evaluate(
+        net, X, y, threat=robust.Linf(1e-3), attacks=attacks, access="labels", queries=6,
+        surrogates=other, draws=1,
+    )  # fmt: skip
+    assert len(net.rows) <= 6 * len(X)
+    assert report.attacks[0]["given"] > 0
+
+
+def test_with_every_an_attack_pays_for_what_another_asked():
+    net = Counted()
+    given = ["square,queries=50", "square,queries=51"]
+    report = run(net, given, access="scores", every=True, draws=1)
+    alone = run(Counted(), given[1:], access="scores", draws=1)
+    assert report.attacks[1]["queries"] == alone.attacks[0]["queries"]
+    assert len(net.rows) == len(set(net.rows))
+
+
+def test_one_probability_for_two_classes_is_no_logit():
+    def sigmoid(x):
+        return torch.sigmoid(8 * (x[:, 0, 0, 0] - 0.5))
+
+    with pytest.raises(RobustError, match="pass --probabilities"):
+        robust.evaluate(sigmoid, X, (X[:, 0, 0, 0] > 0.5).long(), threat=robust.Linf(0.1),
+                        attacks="square,queries=9", access="scores")  # fmt: skip
+
+
+def test_the_least_likely_class_needs_scores():
+    net = Counted()
+    source = from_arrays(X, labels_of(net), channels_last=False)
+    loaded = Loaded(Oracle(net, labels=True, scores=False), in_memory(net).info)
+    with pytest.raises(RobustError, match="least-likely needs scores"):
+        plan(loaded, source, {}, robust.Linf(0.1), [Late()], device=torch.device("cpu"),
+             targeted="least-likely", access="labels")  # fmt: skip

@@ -59,6 +59,7 @@ class Oracle(nn.Module):
     box         (low, high) where values are sent in 8 bits: what is the same then is one question
     draws       answers that make one: more than 1 where the model answers at random. The draws of
                 a sample are numbered, and each is asked for once
+    random      whether the model answers at random; None where nobody has looked
     asked       answers that the model gave, or had given to an earlier process that kept them
     repeated    answers that needed no question, for the same had been asked before
     not_finite  answers with NaN, which reach no goal
@@ -75,6 +76,7 @@ class Oracle(nn.Module):
         super().__init__()
         self.model, self.labels, self.scores, self.box = model, labels, scores, box
         self.probabilities, self.draws = False, 1
+        self.random: bool | None = None
         self.asked = self.repeated = self.not_finite = 0
         self._lasting: OrderedDict[Key, bytes] = OrderedDict()
         self._known, self._bytes = self._lasting, 0

@@ -152,8 +152,10 @@ class Peer(Attack):
             )
             try:
                 found[rows] = self._run(oracle, goal[rows], scaled, options).detach().to(found)
-            except BudgetSpent:  # these samples are at their end: running them again would not help
-                continue
+            except BudgetSpent:  # those at their end stay behind; the others start once more
+                more = rows[victim[rows].left > 0]
+                if 0 < len(more) < len(rows):
+                    pending.insert(0, more)
             except RobustError:
                 raise
             except Exception as error:  # somebody else's code may fail in any way

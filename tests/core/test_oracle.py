@@ -258,3 +258,80 @@ def test_journal_answers_are_the_raw_ones():
     with oracle.remembering(journal):
         oracle(X[:1])
     assert np.array_equal(next(iter(journal.answers.values())), np.float32([0.25, 0.75]))
+
+
+def test_draws_with_nan_do_not_vote():
+    nan = float("nan")
+    for labels in (True, False):
+        oracle = Oracle(Dice([nan, 0.0], [0.0, 3.0], [nan, 1.0]), labels=labels)
+        oracle.draws = 3
+        assert oracle(X[:1]).argmax(1).tolist() == [1]
+        assert oracle(X[:1]).isfinite().all()
+        lost = Oracle(Dice([nan, nan]), labels=labels)
+        lost.draws = 3
+        assert Victim(lost, 2, Access.LABELS).labels(X[:2]).tolist() == [-1, -1]
+
+
+def test_what_was_forgotten_is_in_the_journal_still(monkeypatch):
+    monkeypatch.setattr(module, "_MOST", 2 * (module._ENTRY + 12))
+
+    class Twice(Kept):
+        def append(self, keys, answers):
+            self.answers.update(zip(keys, answers.copy(), strict=True))
+
+    class Service(Far):
+        def ask(self, x):
+            for rows, answers in super().ask(x):
+                yield rows, torch.cat([answers, answers[:, :1]], 1)
+
+    journal, first = Twice(), Oracle(Service())
+    with first.remembering(journal):
+        for rows in (X[:1], X[1:2], X[2:3], X[:1]):  # the first is forgotten, and asked again
+            first(rows)
+    assert first.asked == 4
+    later = Oracle(Service())
+    with later.remembering(journal):
+        for rows in (X[:1], X[1:2], X[2:3], X[:1]):
+            later(rows)
+    assert later.model.asked == 0
+    assert later.asked == 4
+
+
+def test_what_is_sent_in_8_bits_is_one_question():
+    net = Counting()
+    oracle = Oracle(net, box=(0.0, 1.0))
+    oracle(X)
+    oracle((X * 255).round() / 255)
+    assert len(net.rows) == 5
+    oracle(X + 1 / 255)
+    assert len(net.rows) == 10
+
+
+def test_labels_are_all_that_attackers_see():
+    oracle = Oracle(Counting(), labels=True)
+    seen, _ = oracle.answer(X)
+    assert set(seen.flatten().tolist()) == {0.0, 1.0}
+    assert torch.equal(seen.argmax(1), Counting()(X).argmax(1))
+    assert torch.equal(oracle(X), Counting()(X))  # what the engine measures
+
+
+def test_an_attack_begins_as_if_it_were_alone():
+    net = Counting()
+    oracle = Oracle(net)
+    with oracle.remembering(None):
+        oracle(X[:1])
+        base = oracle.known
+        oracle(X)
+        oracle.begin(base)
+        _, spent = oracle.answer(X)
+        assert spent.tolist() == [0, 1, 1, 1, 1]
+        assert oracle.answer(X)[1].sum() == 0
+    assert len(net.rows) == 5 == oracle.asked
+
+
+def test_nan_is_no_margin_to_remember():
+    nan = float("nan")
+    victim, watch = Victim(Oracle(Dice([nan, nan], [1.0, 0.0])), 1).watched(Goal(torch.tensor([0])))
+    victim.logits(X[:1])
+    victim.logits(X[1:2])
+    assert watch.margin.tolist() == [-1.0]
