@@ -5,7 +5,7 @@ import torch
 
 from robust.core.goal import Goal
 from robust.core.grid import Grid, rounded
-from robust.core.progress import Progress
+from robust.core.progress import Progress, first_nearest
 from robust.core.threat import Threat
 from robust.core.victim import Access, Victim
 
@@ -120,3 +120,10 @@ def test_a_victim_asks_about_points_of_its_grid():
     victim.labels(torch.tensor([[150.6 / 255, 90.2 / 255]]))
     assert (seen[0] * 255).round().tolist() == [[151, 90]]
     assert torch.equal(progress.x_adv, seen[0])
+
+
+def test_of_repeated_rows_the_first_nearest_counts():
+    rows = torch.tensor([2, 0, 2, 2, 0, 1])
+    distance = torch.tensor([0.5, 0.9, 0.4, 0.4, 0.3, 0.7])
+    found = first_nearest(rows, distance, 4)
+    assert found.tolist() == [False, False, True, False, True, True]
