@@ -61,7 +61,7 @@ def _try_noise(walk: Walk, rng: Generator, tries: int) -> None:
             break
         x = walk.x[rows]
         share = uniform(rng, x) if number % 2 == 0 else (signs(rng, x) + 1) / 2
-        walk.ask(rows, (low + (high - low) * share).clamp_(low, high))
+        walk.ask(rows, walk.level(rows, (low + (high - low) * share).clamp_(low, high)))
 
 
 def _nearest(pool: Pool, x: Tensor, goal: Goal) -> Tensor:

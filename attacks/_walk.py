@@ -15,6 +15,10 @@ from robust.core.victim import Victim
 from ._minimal import unit, wide
 
 _RADIUS = 0.01  # of probes, in distances
+_NEARER = 0.98  # of the distance: where a step must still reach the goal
+_MOVED = 4  # coordinates at least that a probe moves by a level of a grid
+_SHORTER = 10  # times, at most, until a point rounded to a grid is inside eps
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, less their whole parts, are spread evenly
 _KEPT = 8  # questions that probes leave for the step after them
 _ROWS, _VALUES = 2048, 1 << 24  # at most, in one call that asks several questions about a sample
 
@@ -24,6 +28,7 @@ class Walk:
 
     x_adv       the nearest success that each sample has shown, x itself where there is none
     distance    float64 (n,), ∞ where there is none
+    step        of the grid of values that the model can be sent, 0 where it can be sent any
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class Walk:
     ) -> None:
         self.victim, self.x, self.goal, self.threat = victim, x, goal, threat
         self.enough = threat.eps if until_eps and not goal.persist else 0.0
+        self.step = victim.step
         self.x_adv = x.clone()
         self.distance = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
 
@@ -70,9 +76,40 @@ class Walk:
         """
         x = self.x[rows]
         if self.threat.norm != "linf":
-            return torch.lerp(x, far, wide(share.to(x.dtype), x))
+            return self.level(rows, torch.lerp(x, far, wide(share.to(x.dtype), x)))
         size = (far - x).flatten(1).abs().amax(1) * share.to(x.dtype)
-        return torch.clamp(far, x - wide(size, x), x + wide(size, x))
+        return self.level(rows, torch.clamp(far, x - wide(size, x), x + wide(size, x)))
+
+    def nearer(self, distance: Tensor) -> Tensor:
+        """The distance (k,) at which a step from there must still reach the goal."""
+        if self.step and self.threat.norm == "linf":  # there is no distance in between
+            return torch.minimum(_NEARER * distance, distance - self.step)
+        return _NEARER * distance
+
+    def level(self, rows: Tensor, z: Tensor, dither: Tensor | None = None) -> Tensor:
+        """z (k, …) of the samples `rows`, moved onto the grid, where there is one: what is asked is
+        then what the model is sent, and a step is the one that was taken.
+
+        The part of a level that lies above a threshold becomes a whole one: half a level, or for L∞
+        a threshold of its own for each coordinate, so that the coordinates of a shrinking cube do
+        not all change at once. `dither`: thresholds from 0 to 1 of the shape of z.
+        """
+        if not self.step:
+            return z
+        x = self.x[rows]
+        levels = (z - x) / self.step
+        whole = levels.round()
+        if dither is None:
+            dither = torch.full_like(x[:1], 0.5)
+            if self.threat.norm == "linf":
+                number = torch.arange(x[0].numel(), dtype=torch.float64, device=x.device)
+                dither = (number * _GOLDEN % 1).to(x.dtype).view_as(x[:1])
+        moved = torch.where((levels - whole).abs() < 1e-3, whole, (levels + dither).floor())
+        z = torch.clamp(x + moved * self.step, self.threat.low, self.threat.high)
+        if self.threat.norm == "linf":  # a level at eps itself is not outside by rounding
+            inside, ball = moved.abs() <= self.threat.eps / self.step + 1e-3, self.threat.around(x)
+            z = torch.where(inside, torch.clamp(z, ball.lower, ball.upper), z)
+        return z
 
     def bisect(self, rows: Tensor, far: Tensor) -> Tensor:
         """The successes far (k, …), moved towards x until they are next to the boundary: so near
@@ -83,7 +120,13 @@ class Walk:
         tolerance = _RADIUS / math.sqrt(far[0].numel()) if len(far) else 1.0
         near, far = torch.zeros(len(rows), dtype=torch.float64, device=far.device), far.clone()
         whole, share = far.clone(), torch.ones_like(near)
-        first = (1 - 1e-6) * self.enough / self.threat.distance(self.x[rows], far).clamp(min=1e-12)
+        first = self._inside() / self.threat.distance(self.x[rows], far).clamp(min=1e-12)
+        if self.step and self.threat.norm != "linf":  # levels may lie outside of eps by a little
+            for _ in range(_SHORTER):
+                outside = (
+                    self.threat.distance(self.x[rows], self.at(rows, far, first)) > self.enough
+                )
+                first = torch.where(outside, _NEARER * first, first)
         middle = torch.where((first > 0) & (first < 1), first, 0.5)
         for _ in range(2 - math.floor(math.log2(tolerance))):
             going = ((share - near > tolerance) & self.may(rows)).nonzero().squeeze(1)
@@ -96,19 +139,28 @@ class Walk:
             middle = (near + share) / 2
         return far
 
+    def _inside(self) -> float:
+        """What is near enough, less what rounding may add; for L∞ on a grid the last level."""
+        if self.step and self.threat.norm == "linf":
+            return math.floor(self.enough / self.step + 1e-3) * self.step
+        return (1 - 1e-6) * self.enough
+
     def normal(self, rows: Tensor, at: Tensor, samples: int, rng: Generator) -> Tensor:
         """The direction in which the goal is reached, at points next to the boundary: (k, …), the
         longer the surer.
 
         Estimated from so many probes each, fewer where the budget ends, in random directions; for
         L∞ from a cube. Each counts by its answer, less the mean answer (1904.02144, equation 16).
+        On a grid most coordinates move by less than a level: at random some move by a whole one,
+        so many that the mean is right, and the probe counts as what it has become.
         """
         draw = uniform if self.threat.norm == "linf" else normal
         low, high = self.threat.low, self.threat.high
         distance = self.threat.distance(self.x[rows], at).to(at.dtype)
         if self.threat.norm == "linf":
             distance = distance * math.sqrt(at[0].numel())
-        radius = (_RADIUS * distance).clamp(min=1e-6 * (high - low))
+        least = _MOVED * self.step / math.sqrt(at[0].numel()) if len(at) else 0.0
+        radius = (_RADIUS * distance).clamp(min=max(1e-6 * (high - low), least))
         counts = (self.victim.left[rows] - _KEPT).clamp(1, samples)
         ups, total = torch.zeros_like(at), torch.zeros_like(at)
         up, done = torch.zeros_like(radius), torch.zeros_like(counts)
@@ -122,6 +174,8 @@ class Walk:
             step = draw(rng, at[which])
             step = unit(2 * step - 1 if draw is uniform else step)
             z = torch.clamp(at[which] + wide(radius[which], at) * step, low, high)
+            if self.step:
+                z = self.level(rows[which], z, uniform(rng, z))
             reached = self.ask(rows[which], z)
             step = (z - at[which]) / wide(radius[which], at)
             shape = len(going), more, *at.shape[1:]

@@ -56,7 +56,7 @@ class Boundary(Attack):
             if number % _EVERY == 0:
                 reached = walk.ask(rows, sphere)
                 across[rows] *= torch.where(reached, _FACTOR, 1 / _FACTOR)
-            z = torch.lerp(sphere, x[rows], wide(towards[rows], x))
+            z = walk.level(rows, torch.lerp(sphere, x[rows], wide(towards[rows], x)))
             reached = walk.ask(rows, z)
             at[rows[reached]] = z[reached]
             towards[rows] *= torch.where(reached, _FACTOR, _FACTOR ** (-1 / 3))
@@ -72,4 +72,4 @@ def _across(walk: Walk, rows: Tensor, at: Tensor, size: Tensor, rng: Generator) 
     step = normal(rng, at)
     step = unit(step - wide((step * out).flatten(1).sum(1), at) * out)
     way = unit(out + wide(size, at) * step)
-    return torch.clamp(x + wide(distance, at) * way, threat.low, threat.high)
+    return walk.level(rows, torch.clamp(x + wide(distance, at) * way, threat.low, threat.high))

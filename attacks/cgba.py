@@ -83,7 +83,7 @@ def _along_circle(
             break
         cos, sin = (wide(f(middle[left]).to(at.dtype), at) for f in (torch.cos, torch.sin))
         step = wide(distance[left], at) * cos * (cos * inward[left] + sin * across[left])
-        z = torch.clamp(x[left] + step, threat.low, threat.high)
+        z = walk.level(rows[left], torch.clamp(x[left] + step, threat.low, threat.high))
         reached = walk.ask(rows[left], z)
         hit, missed = left[reached], left[~reached]
         found[hit], near[hit], high[missed] = z[reached], middle[hit], middle[missed]

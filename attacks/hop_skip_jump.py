@@ -15,7 +15,6 @@ from . import _starts
 from ._minimal import unit, wide
 from ._walk import Walk
 
-_NEARER = 0.98  # of the distance: where a step must still reach the goal
 _TRIES = 6  # lengths of a step, each half as long
 
 
@@ -75,7 +74,7 @@ def _step(walk: Walk, rows: Tensor, at: Tensor, normal: Tensor) -> tuple[Tensor,
         if not len(left):
             break
         z = torch.clamp(at[left] + wide(size[left], at) * way[left], threat.low, threat.high)
-        share = _NEARER * distance[left] / threat.distance(x[left], z).clamp(min=1e-12)
+        share = walk.nearer(distance[left]) / threat.distance(x[left], z).clamp(min=1e-12)
         z = walk.at(rows[left], z, share.clamp(max=1))
         reached = walk.ask(rows[left], z)
         far[left[reached]], left = z[reached], left[~reached]

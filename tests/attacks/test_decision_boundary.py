@@ -13,6 +13,7 @@ from torch import nn
 from robust.attacks import _starts, boundary, hop_skip_jump
 from robust.attacks._walk import Walk
 from robust.core.goal import Goal
+from robust.core.grid import Grid, rounded
 from robust.core.oracle import Oracle
 from robust.core.rng import generator
 from robust.core.threat import L2, Linf, Threat
@@ -290,6 +291,68 @@ def test_the_estimate_points_along_the_normal(threat):
     assert (few > 0.2).all()
     assert few.mean() > 0.35
     assert (many > 0.95).all()
+
+
+@pytest.mark.parametrize("threat", [Linf(0.01), L2(0.01)])
+def test_probes_survive_a_grid_of_values(threat):
+    """A hundredth of the distance is a tenth of a level here: were it rounded off, no probe would
+    differ from the point and the estimate would be nothing.
+    """
+    w = normal_of((8, 8))
+    x = rounded(torch.full((5, 8, 8), 0.5) - 0.3 * w, 0, 1)
+    victim = Victim(Linear(w, 0.0), 5, Access.LABELS, grid=Grid(x, threat))
+    walk = Walk(victim, x, Goal(torch.zeros(5).long()), threat, until_eps=False)
+    rows = torch.arange(5)
+    far = walk.level(rows, (x + 0.5 * w).clamp(0, 1))
+    assert walk.ask(rows, far).all()
+    at = walk.bisect(rows, far)
+    score = (at - 0.5).flatten(1) @ w.flatten()
+    assert (score > 0).all()
+    assert (score < 0.01 * 0.3).all()
+    found = walk.normal(rows, at, 2000, generator(0)).flatten(1)
+    assert ((found @ w.flatten()) / found.norm(dim=1) > 0.9).all()
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_on_a_grid_every_question_is_what_the_model_is_sent(name, norm):
+    """And the search gets as near as without one, but for the levels."""
+    w, shape, threat = normal_of((3, 8, 8)), (3, 8, 8), Threat(norm, 0.01)
+    x = rounded(torch.full((6, *shape), 0.5) - 0.4 * w, 0, 1)
+    net, moved = Linear(w, 0.0), []
+
+    class Told(Grid):
+        def snap(self, z, rows):
+            sent = super().snap(z, rows)
+            moved.append(float((sent - z).abs().amax()))
+            return sent
+
+    ratios = []
+    for grid in (None, Told(x, threat)):
+        victim = Victim(net, 6, Access.LABELS, grid=grid)
+        with torch.no_grad():
+            z = to_the_end(name, 800).search(
+                victim, x, Goal(torch.zeros(6).long()), threat, generator(0)
+            )
+        assert (net(z).argmax(1) == 1).all()
+        ratios.append(float(threat.distance(x, z).mean()))
+    assert max(moved) < 1e-6
+    assert ratios[1] < 1.15 * ratios[0] + (norm == "linf") / 255
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.03), ("l2", 0.33)])
+def test_the_question_at_eps_is_inside_eps_on_a_grid(norm, eps):
+    """So near to the boundary that the first bisection ends the search."""
+    w, shape, threat = normal_of((3, 8, 8)), (3, 8, 8), Threat(norm, eps)
+    x = rounded(torch.full((4, *shape), 0.5) - 0.3 * 0.01 * w, 0, 1)
+    victim = Victim(Linear(w, 0.0), 4, Access.LABELS, grid=Grid(x, threat))
+    walk = Walk(victim, x, Goal(torch.zeros(4).long()), threat, until_eps=True)
+    rows = torch.arange(4)
+    far = walk.level(rows, (x + 20 * eps * w).clamp(0, 1))
+    assert walk.ask(rows, far).all()
+    assert not threat.in_ball(x, far).any()
+    walk.bisect(rows, far)
+    assert threat.in_ball(x, walk.x_adv).all()
+    assert victim.ledger.queries.tolist() == [2] * 4
 
 
 def test_probes_of_one_sample_go_out_together():
