@@ -29,6 +29,7 @@ class Series:
     dashed     so that lines also differ where colours do not
     band       lower and upper values of an area around the line; ∞ reaches to the top
     marks      (x, y, hollow) of points to be pointed out
+    steps      a value holds until the next x, where the line jumps
     """
 
     name: str
@@ -40,6 +41,7 @@ class Series:
     dashed: bool = False
     band: tuple[Sequence[Value], Sequence[Value]] | None = None
     marks: Sequence[tuple[float, float, bool]] = ()
+    steps: bool = False
 
 
 def ema(values: Sequence[Value], weight: float) -> list[Value]:
@@ -139,11 +141,12 @@ def line_chart(
     if level is not None:
         y = py(level[0])
         out.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
-        out.append(f'<text x="{left + 3:.1f}" y="{y - 4:.1f}">{escape(level[1])}</text>')
+        at = f'x="{left + 3:.1f}" y="{y - 4:.1f}"'
+        out.append(f'<text class="said" {at}>{escape(level[1])}</text>')
     for i, s in enumerate(series):
         colour = f"s{i % COLOURS}"
         if s.band is not None:
-            out.append(f'<path class="band {colour}" d="{_band(xs, *s.band, px, py)}"/>')
+            out.append(f'<path class="band {colour}" d="{_band(xs, *s.band, px, py, s.steps)}"/>')
         if s.raw is not None:
             out.append(f'<path class="line raw {colour}" d="{_path(xs, s.raw, px, py)}"/>')
     for i, s in enumerate(series):
@@ -169,7 +172,7 @@ def _line(
         for x, a, b in zip(xs, s.low, s.high, strict=True):
             out.append(f'<path class="whisker {colour}" d="M{px(x):.1f} {py(a):.1f}V{py(b):.1f}"/>')
     dashed = " dashed" if s.dashed else ""
-    out.append(f'<path class="line {colour}{dashed}" d="{_path(xs, s.values, px, py)}"/>')
+    out.append(f'<path class="line {colour}{dashed}" d="{_path(xs, s.values, px, py, s.steps)}"/>')
     dots = [
         (xs[k], v, False)
         for k, v in enumerate(s.values)
@@ -227,15 +230,18 @@ def _path(
     values: Sequence[Value],
     px: Callable[[float], float],
     py: Callable[[float], float],
+    steps: bool = False,
 ) -> str:
     """Path data; a missing value breaks the line."""
-    out, pen = [], "M"
+    out, pen, last = [], "M", 0.0
     for x, value in zip(xs, values, strict=True):
         if value is None or not math.isfinite(value):
             pen = "M"
             continue
+        if steps and pen == "L" and value != last:
+            out.append(f"L{px(x):.1f} {py(last):.1f}")
         out.append(f"{pen}{px(x):.1f} {py(value):.1f}")
-        pen = "L"
+        pen, last = "L", value
     return "".join(out)
 
 
@@ -245,6 +251,7 @@ def _band(
     high: Sequence[Value],
     px: Callable[[float], float],
     py: Callable[[float], float],
+    steps: bool = False,
 ) -> str:
     """Path data of the area between two lines, where both have values."""
     there = [
@@ -252,6 +259,9 @@ def _band(
     ]
     if not there:
         return ""
+    if steps:
+        held = [(x, a, b) for (_, a, b), (x, _, _) in pairwise(there)]
+        there = [there[0], *(p for pair in zip(held, there[1:], strict=True) for p in pair)]
     upper = [f"{px(x):.1f} {py(b):.1f}" for x, _, b in there]
     lower = [f"{px(x):.1f} {py(a):.1f}" for x, a, _ in reversed(there)]
     return f"M{'L'.join([*upper, *lower])}Z"

@@ -25,9 +25,8 @@ class Economy:
     eps     what counts as a success lies inside it
     counts  numbers of queries at which distances are kept, ascending
 
-    `traced` says that some sample has a trace, `improved` that one has several successes in it,
-    each nearer: the attack looks for the smallest distance. `most` is the most queries that a
-    sample took, `missed` counts the samples without any success, near or far.
+    `traced` says that some sample has a trace. `most` is the most queries that a sample took,
+    `missed` counts the samples without any success, near or far.
     """
 
     eps: float
@@ -36,7 +35,6 @@ class Economy:
     missed: int = 0
     most: int = 0
     traced: bool = False
-    improved: bool = False
     _first: list[Ints] = field(default_factory=list)
     _distances: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -46,7 +44,6 @@ class Economy:
         self.most = max(self.most, int(rows.queries.max(initial=0)))
         self._first.append(self._queries_at_success(rows))
         self.traced |= len(rows.trace_rows) > 0
-        self.improved |= int(np.bincount(rows.trace_rows, minlength=1).max()) > 1
         # The last column holds whatever came behind the last count.
         nearest = np.full((k, len(self.counts) + 1), np.inf, dtype=np.float32)
         columns = np.searchsorted(self.counts, rows.trace_queries)
@@ -78,9 +75,15 @@ class Economy:
         return float(queries.mean()) if len(queries) else None
 
     def quantile(self, q: float) -> float | None:
+        """Of the queries that successes took: the fewest by which a share q of them was found."""
+        queries = self._successes
+        return float(np.quantile(queries, q, method="inverted_cdf")) if len(queries) else None
+
+    @property
+    def median(self) -> float | None:
         """Of the queries that successes took."""
         queries = self._successes
-        return float(np.quantile(queries, q)) if len(queries) else None
+        return float(np.median(queries)) if len(queries) else None
 
     def success(self) -> list[Point]:
         """(queries, fraction of the given samples with a success by then), at most 100 points.

@@ -62,7 +62,9 @@ def _success(attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ends = [(attack["queries_median"], False), (attack["queries_p90"], True)]
         marks = [(scale(n), queries.at(curve, n), hollow) for n, hollow in ends if n is not None]
         values = [queries.at(curve, n) if n <= curve[-1][0] else None for n in xs]
-        series.append(Series(attack["label"], values, dashed=i >= charts.COLOURS, marks=marks))
+        series.append(
+            Series(attack["label"], values, dashed=i >= charts.COLOURS, marks=marks, steps=True)
+        )
     says = "; ".join(
         f"{attack['label']} broke {text.percent(curve[-1][1], attack['given'])} of the samples "
         f"that it was given within {curve[-1][0]:,} queries"
@@ -107,7 +109,9 @@ def _distance(attacks: Sequence[dict[str, Any]], eps: float) -> dict[str, Any]:
         ]
         lower = [None if m is None else a for m, a in zip(median, low, strict=True)]
         dashed = i >= charts.COLOURS
-        series.append(Series(attack["label"], median, dashed=dashed, band=(lower, upper)))
+        series.append(
+            Series(attack["label"], median, dashed=dashed, band=(lower, upper), steps=True)
+        )
     says = "; ".join(
         f"{attack['label']} {curve[-1][2]:.3g} after {curve[-1][0]:,} queries"
         if curve[-1][2] is not None

@@ -16,6 +16,11 @@ from .rows import Columns, Example, Tally, Whole, consume
 ACCESS = {1: "labels", 2: "scores", 3: "gradient"}
 
 
+def _minimal(attack: dict[str, Any]) -> bool:
+    """Whether it looks for the smallest distance; older records say it where it was measured."""
+    return bool(attack.get("minimal", attack.get("measures")))
+
+
 class Report:
     """What an attack run found.
 
@@ -165,10 +170,11 @@ class Report:
         queries_p90 over its successes, up to the first one inside eps where that is known; each is
         None where there are none. success_by_queries and distance_by_queries (see
         `queries.Economy`) are None for attacks whose answers nobody followed, the latter also where
-        they look for no smallest distance. fooled_mean is over the successes that were checked
-        again. `crafting` is what an attack spent once for all samples: contained in its sums, in no
-        figure per sample. `stages` are the attack's own, with the samples that came into each and
-        those that it broke; `remarks` what it says of so many samples.
+        they look for no smallest distance (`minimal` of the spec). fooled_mean is over the
+        successes that were checked again. `crafting` is what an attack spent once for all samples:
+        contained in its sums, in no figure per sample. `stages` are the attack's own, with the
+        samples that came into each and those that it broke; `remarks` what it says of so many
+        samples.
         """
         rows = []
         crafted = {fit["number"]: fit for fit in self.run.get("fits") or []}
@@ -195,10 +201,10 @@ class Report:
                     "backwards_per_sample": ratio(t.backwards, t.given),
                     "queries_per_sample": ratio(t.queries, t.given),
                     "queries_mean": t.economy.mean,
-                    "queries_median": t.economy.quantile(0.5),
+                    "queries_median": t.economy.median,
                     "queries_p90": t.economy.quantile(0.9),
                     "success_by_queries": self._success_by_queries(t),
-                    "distance_by_queries": (t.economy.improved and t.economy.distance()) or None,
+                    "distance_by_queries": (_minimal(asked) and t.economy.distance()) or None,
                     "fooled_mean": ratio(t.fooled, t.checked),
                     "seconds": t.seconds + once["seconds"],
                     "crafting": crafted.get(number),

@@ -200,5 +200,7 @@ def asked(
     for attack, queries_of in zip(record["spec"]["attacks"], (100, 30), strict=True):
         attack |= {"access": access, "params": {"queries": queries_of}}
     record["spec"]["model"] |= {"path": "https://models.example/v1", "kind": "service"}
+    for attack in record["spec"]["attacks"]:
+        attack["minimal"] = attack["name"] == "near"
     record["preflight"] = {"asked": 24}
     return record, given

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +29,10 @@ def test_a_success_takes_the_queries_up_to_the_first_point_inside_eps() -> None:
     assert near.success() == [(20, 0.2), (50, 0.4), (100, 0.6)]
     assert near.mean == pytest.approx((20 + 50 + 100) / 3)
     assert near.quantile(0.5) == 50
-    assert near.quantile(0.9) == pytest.approx(90)  # four fifths of the way from 50 to 100
+    assert near.median == 50
+    assert near.quantile(0.9) == 100  # by 50 it is two thirds
     first = economy(asked()[1], attack=1)
     assert first.success() == [(7, 1 / 3), (30, 1 / 3)]
-    assert not first.improved
 
 
 def test_only_what_the_engine_confirmed_is_a_success() -> None:
@@ -123,9 +124,25 @@ def test_attacks_of_an_oracle_in_the_record() -> None:
     assert near["success_by_queries"] == [[20, 0.2], [50, 0.4], [100, 0.6]]
     assert near["distance_by_queries"][0] == [4, 0.4, None, None]
     assert near["distance_by_queries"][-1] == [100, 0.1, 0.5, None]
-    assert (near["queries_median"], near["queries_p90"]) == (50, pytest.approx(90))
+    assert (near["queries_median"], near["queries_p90"]) == (50, 100)
     assert first["success_by_queries"] == [[7, 1 / 3], [30, 1 / 3]]
     assert first["distance_by_queries"] is None
+
+
+def test_distances_are_told_of_attacks_that_look_for_the_smallest() -> None:
+    def told(**said: bool) -> list[bool]:
+        record, given = asked()
+        for attack in record["spec"]["attacks"]:
+            del attack["minimal"]
+            attack |= said
+        found = Report(record, [given]).attacks
+        return [attack["distance_by_queries"] is not None for attack in found]
+
+    # Two successes of one sample are no sign of it: `near` has them in every case.
+    assert told(minimal=False) == [False, False]
+    assert told() == [False, False]
+    assert told(measures=True) == [True, True]
+    assert told(minimal=True, measures=False) == [True, True]
 
 
 def as_run(made: tuple[dict[str, object], Shard]) -> tuple[dict[str, object], list[Shard]]:
@@ -138,7 +155,7 @@ def test_attacks_with_gradients_have_no_curves() -> None:
         assert attack["success_by_queries"] is None
         assert attack["distance_by_queries"] is None
         assert attack["fooled_mean"] is None
-    assert report.attacks[0]["queries_p90"] == pytest.approx(11.8)  # of 10, 11, 12
+    assert report.attacks[0]["queries_p90"] == 12  # of 10, 11, 12
     assert report.to_json()["oracle"] is None
 
 
@@ -178,22 +195,56 @@ def test_without_preflight_and_price() -> None:
     assert Report(record, [given]).priced == "at 20,575.5 per 1,000 queries: 12,345.30"
 
 
+def sampled(random: bool | None = True, **spec: Any) -> Report:
+    record, given = asked(**spec)
+    record["preflight"]["random"] = random
+    return Report(record, [given])
+
+
 def test_random_answers_are_told() -> None:
-    record, given = asked(draws=5, checks=20)
-    report = Report(record, [given])
+    report = sampled(draws=5, checks=20)
     near, first = report.attacks
     assert near["fooled_mean"] == pytest.approx((1 + 0.75 + 0.5) / 3)  # successes alone
     assert first["fooled_mean"] is None
-    assert report.oracle["random"]
+    assert report.oracle["random"] is True
     (note,) = [note for note in report.notes if "at random" in note]
+    assert note.startswith("The model answers at random")
     assert "the vote of 5 draws" in note
     assert "checked 20 times again" in note
     assert "on average they fooled it in 75.0\u202f%." in note
-    scores = Report(*as_run(asked(access="scores", draws=5)))
-    (note,) = [note for note in scores.notes if "at random" in note]
+    assert "declared" not in note
+    (note,) = [note for note in sampled(access="scores", draws=5).notes if "at random" in note]
     assert "the mean of 5 draws" in note
     assert "checked" not in note
-    assert not any("at random" in note for note in Report(*as_run(asked())).notes)
+    plain = sampled(False)
+    assert plain.oracle["random"] is False
+    assert not any("at random" in note or "declared" in note for note in plain.notes)
+
+
+def test_draws_that_were_declared_are_no_random_answers() -> None:
+    report = sampled(None, draws=5, checks=20)
+    assert report.oracle["random"] is None
+    (note,) = [note for note in report.notes if "draws" in note]
+    assert note.startswith("5 draws were declared: each answer of the search is the vote of so ")
+    assert "Whether the model answers at random was not looked at." in note
+    assert "checked 20 times again" in note
+    assert "The model answers" not in note
+    assert not any("declared" in note for note in sampled(None).notes)
+
+
+def test_older_records_do_not_say_whether_draws_were_declared() -> None:
+    def random(**spec: Any) -> object:
+        return Report(*as_run(asked(**spec))).to_json()["oracle"]["random"]
+
+    assert random(draws=5, checks=20) is None
+    assert random() is False
+
+
+def test_with_every_attack_alone_queries_are_no_part_of_what_was_asked() -> None:
+    record, given = asked(every=True)
+    given.asked = 300  # the two attacks asked much the same
+    found = Report(record, [given]).oracle
+    assert (found["asked"], found["searched"], found["own"]) == (324, None, None)
 
 
 def test_notes_on_an_oracle() -> None:
