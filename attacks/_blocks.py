@@ -10,6 +10,8 @@ from robust.core.threat import Ball
 
 from ._minimal import wide
 
+FAILED = "were reached at no distance: no direction that was tried leads to the goal"
+
 
 class Blocks:
     """Blocks of the coordinates of a sample of this shape, in levels that grow finer.

@@ -44,8 +44,9 @@ class Walk:
         """Which of the samples `rows` go on: not near enough yet, and able to pay: bool (k,)."""
         return (self.distance[rows] > self.enough) & (self.victim.left[rows] > 0)
 
-    def going(self, rows: Tensor) -> Tensor:
-        """Those of the samples `rows` that go on."""
+    def going(self, rows: Tensor | None = None) -> Tensor:
+        """Those of the samples `rows`, or of all, that go on."""
+        rows = torch.arange(len(self.x), device=self.x.device) if rows is None else rows
         return rows[self.may(rows)]
 
     def ask(self, rows: Tensor, z: Tensor) -> Tensor:

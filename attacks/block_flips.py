@@ -12,7 +12,7 @@ from robust.core.rng import signs
 from robust.core.threat import Threat
 from robust.core.victim import Access, Victim
 
-from . import _blocks, _starts
+from . import _blocks
 from ._square import layout
 from ._walk import Walk
 
@@ -55,7 +55,7 @@ class BlockFlips(Attack):
             walk.ask(torch.arange(len(x), device=x.device), x)
         else:
             for number in range(_TRIES):
-                rows = _going(walk)
+                rows = walk.going()
                 up = _stripes(x[rows], 1 + number % 2, rng)
                 radius = walk.distance.new_full((len(rows),), walk.enough)
                 walk.ask(rows, _blocks.point(ball[rows], up, radius))
@@ -63,19 +63,15 @@ class BlockFlips(Attack):
         first = min(max(threat.eps, _LEAST * span), span)
         state = _Descent(walk, x, first=first, span=span)
         for _ in range(self.queries):
-            rows = _going(walk)
+            rows = walk.going()
             if not len(rows):
                 break
             tried, asked = state.question(rows)
             state.answer(
                 rows, tried, asked, walk.ask(rows, _blocks.point(ball[rows], tried, asked))
             )
-        victim[walk.distance.isinf()].remark(_starts.FAILED)
+        victim[walk.distance.isinf()].remark(_blocks.FAILED)
         return walk.x_adv
-
-
-def _going(walk: Walk) -> Tensor:
-    return ((walk.distance > walk.enough) & (walk.victim.left > 0)).nonzero().squeeze(1)
 
 
 def _stripes(x: Tensor, width: int, rng: Generator) -> Tensor:

@@ -73,8 +73,8 @@ def _along_circle(
     """The point of the circle furthest from `at` that is seen to reach the goal, and its angle."""
     x, threat = walk.x[rows], walk.threat
     distance = threat.distance(x, at).to(at.dtype)
-    inward, normal = unit(at - x), unit(normal)
-    across = unit(normal - wide((normal * inward).flatten(1).sum(1), at) * inward)
+    outward, normal = unit(at - x), unit(normal)
+    across = unit(normal - wide((normal * outward).flatten(1).sum(1), at) * outward)
     near, high = torch.zeros_like(before), torch.full_like(before, math.pi / 2)
     middle, found = (_WIDER * before).clamp(max=math.pi / 4), at.clone()
     for _ in range(_QUESTIONS):
@@ -82,7 +82,7 @@ def _along_circle(
         if not len(left):
             break
         cos, sin = (wide(f(middle[left]).to(at.dtype), at) for f in (torch.cos, torch.sin))
-        step = wide(distance[left], at) * cos * (cos * inward[left] + sin * across[left])
+        step = wide(distance[left], at) * cos * (cos * outward[left] + sin * across[left])
         z = walk.level(rows[left], torch.clamp(x[left] + step, threat.low, threat.high))
         reached = walk.ask(rows[left], z)
         hit, missed = left[reached], left[~reached]

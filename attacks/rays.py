@@ -12,7 +12,7 @@ from robust.core.goal import Goal
 from robust.core.threat import Threat
 from robust.core.victim import Access, Victim
 
-from . import _blocks, _starts
+from . import _blocks
 from ._minimal import wide
 from ._walk import Walk
 
@@ -59,8 +59,7 @@ class RayS(Attack):
         fails = torch.zeros_like(radius)
         bisected = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for _ in range(self.queries):
-            going = (walk.distance > walk.enough) & (walk.victim.left > 0)
-            rows = going.nonzero().squeeze(1)
+            rows = walk.going()
             if not len(rows):
                 break
             old = bisected[rows]
@@ -79,5 +78,5 @@ class RayS(Attack):
             bisected[rows] &= (radius - fails)[rows] > _TOLERANCE / math.sqrt(size)
             done = rows[~bisected[rows]]
             level[done], index[done] = blocks.after(level[done], index[done])
-        victim[walk.distance.isinf()].remark(_starts.FAILED)
+        victim[walk.distance.isinf()].remark(_blocks.FAILED)
         return walk.x_adv

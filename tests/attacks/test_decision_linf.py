@@ -117,7 +117,8 @@ def test_where_nothing_succeeds_x_comes_back_with_a_remark(attack, make_samples)
         attack(queries=50),
     )
     assert torch.equal(x_adv[[0, 1, 3]], x[[0, 1, 3]])
-    (failed,) = victim.remarks.values()
+    ((text, failed),) = victim.remarks.items()
+    assert text == _blocks.FAILED  # not that it had no start: there is none to have
     assert failed.tolist() == [True, True, False, True]
     assert victim.ledger.queries.tolist() == [50, 50, 1, 50]
 
