@@ -68,7 +68,12 @@ class Walk:
         nearest = torch.full_like(self.distance, math.inf)
         nearest.scatter_reduce_(0, whose, distance, "amin")
         better = (distance < self.distance[whose]) & (distance == nearest[whose])
-        self.x_adv[whose[better]], self.distance[whose[better]] = points[better], distance[better]
+        places = better.nonzero().squeeze(1)
+        # Of points equally near the first: which of several writes to a row stays is not defined.
+        first = whose.new_full((len(self.x),), len(points))
+        first.scatter_reduce_(0, whose[places], places, "amin")
+        rows = (first < len(points)).nonzero().squeeze(1)
+        self.x_adv[rows], self.distance[rows] = points[first[rows]], distance[first[rows]]
         return reached
 
     def at(self, rows: Tensor, far: Tensor, share: Tensor) -> Tensor:

@@ -377,6 +377,22 @@ def test_of_several_answers_about_a_sample_the_nearest_success_is_kept():
     assert walk.x_adv[:, 0].tolist() == pytest.approx([0.6, 0.9])
     walk.ask(torch.tensor([0]), torch.full((1, 4), 0.7))  # further away
     assert walk.x_adv[0, 0] == pytest.approx(0.6)
+    equal = torch.full((3, 4), 0.5 + 0.01)
+    equal[:, 1:] = torch.tensor([[0.1, 0.2, 0.0], [0.0, 0.1, 0.2], [0.2, 0.0, 0.1]])
+    walk.threat = Linf(0.01)
+    assert walk.ask(torch.zeros(3, dtype=torch.int64), equal).all()
+    assert torch.equal(walk.x_adv[0], equal[0])  # of points equally near the first
+
+
+def test_on_a_grid_a_cube_shrinks_by_a_level_or_more():
+    x = torch.zeros(1, 4)
+    victim = Victim(Linear(torch.ones(4), 0.0), 1, Access.LABELS, grid=Grid(x, Linf(0.01)))
+    walk = Walk(victim, x, Goal(torch.zeros(1).long()), Linf(0.01), until_eps=True)
+    distance = torch.tensor([8.0, 200.0]).double() / 255
+    assert (255 * walk.nearer(distance)).tolist() == pytest.approx([7.0, 196.0])
+    assert Walk(Victim(victim.model, 1), x, walk.goal, L2(0.01), until_eps=True).nearer(distance)[
+        0
+    ] == pytest.approx(0.98 * 8 / 255)
 
 
 @pytest.mark.skipif(not (BENCH / "archs.py").is_file(), reason=f"no models at {BENCH}")
