@@ -57,6 +57,8 @@ def _success(attacks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # A curve without a success is the end of its budget alone, at 0.
     counts = [[n for n, _ in c] if c[-1][1] else [c[-1][0]] for c in curves]
     scale, xs = _axis(counts, 10 ** math.floor(math.log10(max(1, min(map(min, counts))))))
+    known = [attack[key] for attack in attacks for key in ("queries_median", "queries_p90")]
+    xs = sorted({*xs, *(round(n) for n in known if n is not None)})  # marks lie on the line
     series = []
     for i, (attack, curve) in enumerate(zip(attacks, curves, strict=True)):
         ends = [(attack["queries_median"], False), (attack["queries_p90"], True)]

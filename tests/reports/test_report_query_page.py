@@ -4,6 +4,7 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,16 @@ def test_success_against_queries_by_hand() -> None:
     assert min(y for _, y in near) < min(y for _, y in first)  # more was broken: higher
 
 
+def test_a_value_holds_until_the_next() -> None:
+    success, distance = figures(report().attacks, 0.1)
+    (band,) = [p.get("d", "") for p in svg(distance).iter("path") if p.get("class") == "band s0"]
+    corners = [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", band)]
+    assert len(corners) > 10
+    for line in [*lines(success), *lines(distance), corners]:
+        for (x, y), (right, below) in pairwise(line):
+            assert x == right or y == below
+
+
 def test_marks_lie_on_their_curve() -> None:
     success, _ = figures(report().attacks, 0.1)
     median, p90, *_ = [
@@ -82,6 +93,7 @@ def test_marks_lie_on_their_curve() -> None:
 
     assert median == pytest.approx(place(50, 0.4), abs=0.11)
     assert p90 == pytest.approx(place(100, 0.6), abs=0.11)
+    assert {median, p90} <= set(near)
 
 
 def test_distance_against_queries_by_hand() -> None:
@@ -202,6 +214,24 @@ def test_page_of_every_attack_on_what_the_model_gives() -> None:
     )
 
 
+def test_page_where_attacks_are_counted_as_if_alone() -> None:
+    record, given = asked(every=True)
+    given.asked = 300  # of the same questions, most were asked by both
+    words = Page(render(Report(record, [given]))).words
+    assert "567 queries, each attack counted as if alone; the model was asked 324 in all" in words
+    assert "Asked in all 324 queries" in words
+    assert "By the attacks not told apart" in words
+    assert "By the measurement" not in words
+    assert "None" not in words
+
+
+def test_an_attack_that_may_not_ask_as_often_as_it_would() -> None:
+    words = Page(render(report(queries=50))).words
+    assert "queries=100 (the run allows 50)" in words
+    assert "queries=30 (" not in words
+    assert "the run allows" not in Page(render(report(queries=100))).words
+
+
 def test_page_with_gradients_is_as_before() -> None:
     page = Page(render(Report(run(n=10), [ten()])))
     assert not {"queries", "cost"} & set(page.ids)
@@ -225,9 +255,14 @@ def test_labels_alone_show_no_confidence() -> None:
 
 
 def test_random_checks_are_shown_with_the_examples() -> None:
-    words = Page(render(report(draws=5, checks=20))).words
-    assert "fooled the model in 75 % of 20 checks" in words
-    assert "5 were asked for wherever one would have done" in words
+    record, given = asked(draws=5, checks=20)
+    for random in (True, None):
+        record["preflight"]["random"] = random
+        words = Page(render(Report(record, [given]))).words
+        assert "fooled the model in 75 % of 20 checks" in words
+        assert "5 were asked for wherever one would have done" in words
+        assert ("because they are random" in words) == (random is True)
+        assert ("as was declared" in words) == (random is None)
     assert "checks" not in Page(render(report())).words.split("Examples")[-1]
 
 
