@@ -62,7 +62,8 @@ def probe(
         both, twice = torch.cat([up, down]), torch.cat([place, place])
         logits = victim[twice].logits(both)
         value = loss(logits, goal[twice]).to(now.dtype)
-        rise = (value[: len(place)] - value[len(place) :]).nan_to_num(nan=0.0)
+        rise = value[: len(place)] - value[len(place) :]
+        rise = rise.masked_fill(~rise.isfinite(), 0.0)  # one answer would be all of the estimate
         slope = rise.view(-1, *[1] * (now.dim() - 1)) * (up - down)
         found.gradient.index_add_(0, place, slope)
         _keep(found, both, twice, value, goal[twice].reached(logits) & (not goal.persist))
@@ -122,7 +123,8 @@ def estimated_ascent(
         return best
     now, victim, goal, ball = x[rows], victim[rows], goal[rows], threat.around(x)[rows]
     logits = victim.logits(now)
-    best_value[rows] = loss(logits, goal).to(x.dtype)
+    value = loss(logits, goal).to(x.dtype)
+    best_value[rows] = value.masked_fill(value.isnan(), float("-inf"))  # nothing is above NaN
     left = ~goal.reached(logits) | goal.persist
     together = 2 * len(x)
     # Each round asks anew at most 2 · samples + 1 times; answers that are known cost nothing, so

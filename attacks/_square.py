@@ -147,7 +147,8 @@ def climb_windows(
     best, best_value = start.clone(), value.clone()
     solved = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     rows = torch.arange(len(start), device=start.device)
-    now, current = start.clone(memory_format=torch.contiguous_format), value.clone()
+    now = start.clone(memory_format=torch.contiguous_format)
+    current = value.masked_fill(value.isnan(), float("-inf"))  # nothing is above NaN
     propose = {"linf": _corners, "l2": _refilled, "l1": _overfilled}[ball.threat.norm]
     spent = _spent(ball, now)
 

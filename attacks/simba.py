@@ -57,6 +57,7 @@ class SimBA(Attack):
         now, victim, goal, ball = x[rows], victim[rows], goal[rows], threat.around(x)[rows]
         logits = victim.logits(now)
         value = loss(logits, goal)
+        value = value.masked_fill(value.isnan(), float("-inf"))  # nothing is above NaN
         stay = ~goal.reached(logits) | goal.persist
         # A vector takes one question or two, so there are no more vectors than queries.
         for _, vector in zip(range(self.queries), self._vectors(x[:1], rng), strict=False):

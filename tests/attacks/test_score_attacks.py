@@ -300,6 +300,34 @@ def test_windows_of_one_sign():
     assert float((sign > 0).float().mean()) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize("broken", [lambda n: n == 0, lambda n: n % 3 == 0, lambda n: n < 5])
+@pytest.mark.parametrize("answer", [float("nan"), -float("inf")])
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_broken_answers_neither_stay_nor_stop_the_climb(name, norm, answer, broken):
+    """The first, every third, or the first five: of those that follow the best is returned."""
+    shape, count = (1, 6, 6), itertools.count()
+    net, x, goal = Linear(shape), centre(shape, 1), Goal(torch.zeros(1).long())
+    asked = []
+
+    def model(z):
+        out = net(z)
+        for row in range(len(z)):
+            if broken(next(count)):
+                out[row, 1] = answer
+            else:
+                asked.append(z[row : row + 1])
+        return out
+
+    threat = Threat(norm, 0.1 if norm == "linf" else 0.5)
+    z, _ = search(f"{name},queries=600", model, x, goal, threat)
+    best = net.gain(x, threat.around(x).extreme(net.w.expand_as(x)))
+    assert z.isfinite().all()
+    assert float(net.gain(x, z) / best) > 0.35
+    assert float(net.gain(x, z)) == pytest.approx(
+        max(float(net.gain(x, one)) for one in asked), rel=1e-4
+    )
+
+
 @pytest.mark.parametrize("name", [*NAMES, "guided-square,p_init=0.3"])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.7)])
 def test_every_question_is_inside_the_ball(name, norm, eps):
