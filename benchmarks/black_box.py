@@ -17,10 +17,10 @@ l2        the median distance of the nearest wrong answer after a quarter, a hal
 A query is a row that reaches the model, entered for its sample, whoever asks: checks, starts and
 rows asked in vain included. As in `robust attack`, our searches along the boundary may start at
 other samples of the data, where noise does not lead to the other side. calls are those of the
-model, each with a batch of rows. Peers of foolbox and ART run as `foolbox:NAME` and `art:NAME` do in
-the CLI; a row of theirs in a call of another size than the batch is entered for the nearest sample.
-torchattacks' Square gets the samples of table `queries` one at a time, so that its rows are known
-apart, those of `robust` all together.
+model, each with a batch of rows. Peers of foolbox and ART run as `foolbox:NAME` and `art:NAME` do
+in the CLI; a row of theirs in a call of another size than the batch is entered for the nearest
+sample. torchattacks' Square gets the samples of table `queries` one at a time, so that its rows are
+known apart, those of `robust` all together.
 Seconds are divided by those of the first attack of the table, for as many samples, in this run. A
 peer that fails is shown with its error, one that is not installed likewise.
 """
