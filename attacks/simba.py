@@ -32,7 +32,8 @@ class SimBA(Attack):
     basis       pixel: single coordinates; dct: cosines along all axes but the channels, the eighth
                 of lowest frequency along each axis first, then the quarter, the half and all
     step_size   length of a step, in the units of x and the threat's norm; None: eps / 10, in
-                L∞ eps / 2
+                L∞ eps / 2. Where 8-bit values are sent it is made as long as to move the largest
+                coordinate by a level
     loss        what a step must raise: margin or ce
     """
 
@@ -51,6 +52,9 @@ class SimBA(Attack):
         size = self.step_size
         if size is None:
             size = threat.eps * (0.5 if threat.norm == "linf" else 0.1)
+        if threat.eps < victim.step:
+            victim.remark("cannot be moved: eps holds less than a level of the values sent")
+            return best
         rows = (victim.left > 0).nonzero().squeeze(1)
         if not len(rows):
             return best
@@ -61,7 +65,10 @@ class SimBA(Attack):
         stay = ~goal.reached(logits) | goal.persist
         # A vector takes one question or two, so there are no more vectors than queries.
         for _, vector in zip(range(self.queries), self._vectors(x[:1], rng), strict=False):
-            step = size * vector / (vector.abs().amax() if threat.norm == "linf" else 1)
+            largest = float(vector.abs().amax())
+            # Where only levels can be sent, a step moves at least one coordinate by one.
+            least = victim.step / largest
+            step = vector * max(size / largest if threat.norm == "linf" else size, least)
             failed = torch.ones_like(stay)
             for sign in (1, -1):
                 stay &= victim.left > 0

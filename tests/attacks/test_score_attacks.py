@@ -8,6 +8,7 @@ import torch
 
 from robust.attacks import _cosines, _estimated, _regression, _square
 from robust.core.goal import Goal
+from robust.core.grid import Grid
 from robust.core.losses import margin
 from robust.core.oracle import Oracle
 from robust.core.rng import generator, normal, signs
@@ -142,6 +143,35 @@ def test_simba_asks_up_then_down_and_keeps_what_rises():
     assert ((steps.abs() > 1e-6).sum(1) <= 2).all()
     assert torch.equal((z - x).sign(), model.w.sign().view(1, -1))
     assert int(ledger.queries) <= 100
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.05), ("linf", 3 / 255)])
+def test_simba_takes_steps_of_a_level_where_values_are_sent_as_8_bits(norm, eps):
+    """A tenth of eps would be less than half a level in all coordinates: nothing but x was asked.
+    Below a level there is nothing to ask.
+    """
+    shape = (1, 8, 8)
+    model, x = Linear(shape), torch.full((1, *shape), 128 / 255)
+    goal, threat, gains = Goal(torch.zeros(1).long()), Threat(norm, eps), []
+    text = "simba,queries=300" + (",step_size=0.001" if norm == "linf" else "")
+    for grid in (None, Grid(x, threat)):
+        oracle = Oracle(model)
+        victim = Victim(oracle, 1, Access.SCORES, grid=grid)
+        with torch.no_grad():
+            parse_attack(text).search(victim, x, goal, threat, generator(0))
+        gains.append(max(float(model.gain(x, z).amax()) for z in model.asked))
+        model.asked.clear()
+        assert oracle.repeated <= oracle.asked / 3
+    assert gains[1] > 0.6 * gains[0]
+    threat = Threat(norm, 0.9 / 255)
+    victim = Victim(model, 1, Access.SCORES, grid=Grid(x, threat))
+    with torch.no_grad():
+        z = parse_attack(text).search(victim, x, goal, threat, generator(0))
+    assert torch.equal(z, x)
+    assert not model.asked
+    ((remark, rows),) = victim.remarks.items()
+    assert remark.startswith("cannot be moved")
+    assert rows.all()
 
 
 @pytest.mark.parametrize("targeted", [False, True])
