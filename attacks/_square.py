@@ -87,13 +87,15 @@ def search(
     rng: Generator,
     *,
     queries: int,
+    of: int,
     p_init: float,
     loss: Loss,
     alike: float = 0.0,
     guide: Callable[[Tensor], Guide] | None = None,
 ) -> Tensor:
-    """Square from its own start, with the sides of `queries` questions: the best points.
+    """Square from its own start, at most so many questions: the best points.
 
+    of      the sides of the squares fall as for so many questions
     guide   makes the guide for the samples that are not solved by the start
     """
     result = x.clone()
@@ -115,7 +117,7 @@ def search(
         ball[left],
         rng,
         loss=loss,
-        areas=[share(p_init, number, queries) for number in range(queries - 1)],
+        areas=[share(p_init, number, of) for number in range(queries - 1)],
         alike=alike,
         guide=guide and guide(start[left]),
     )

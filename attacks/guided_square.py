@@ -26,7 +26,8 @@ class GuidedSquare(Attack):
     this linear model is largest; it is kept if the loss rises, as a square would be. And half of
     the squares have one sign in all channels, for the gradients of channels look alike.
 
-    queries         per sample, that of the start included
+    queries         per sample, that of the start included; the sides of the squares follow it
+                    where less can be paid for, too: large ones teach more
     p_init          share of a sample that the first squares cover; None: 0.8, in L∞ 0.3 (the
                     paper's for MNIST), where large moves come from the regression
     alike           share of the squares that have one sign in all channels
@@ -52,6 +53,6 @@ class GuidedSquare(Attack):
 
         return _square.search(
             victim.limited(self.queries), x, goal, threat, rng,
-            queries=self.queries, p_init=p_init, loss=LOSSES[self.loss],
+            queries=self.queries, of=self.queries, p_init=p_init, loss=LOSSES[self.loss],
             alike=self.alike, guide=guide,
         )  # fmt: skip

@@ -26,8 +26,8 @@ class Square(Attack):
     opposite corner; targeted, too, the margin is raised (the paper: cross-entropy). In samples that
     are no images a window spans all axes but the channels; a vector is one channel.
 
-    queries         per sample, that of the start included; the sides of the squares follow it
-                    where less can be paid for, too
+    queries         per sample, that of the start included; the sides of the squares follow it, or
+                    what the sample with most left can pay for, if that is less
     p_init          share of a sample that the first squares cover
     loss            what a square must raise: margin or ce
     """
@@ -41,7 +41,9 @@ class Square(Attack):
     def search(
         self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
     ) -> Tensor:
+        victim = victim.limited(self.queries)
         return _square.search(
-            victim.limited(self.queries), x, goal, threat, rng,
-            queries=self.queries, p_init=self.p_init, loss=LOSSES[self.loss],
+            victim, x, goal, threat, rng,
+            queries=self.queries, of=int(victim.left.max()) if len(x) else 0,
+            p_init=self.p_init, loss=LOSSES[self.loss],
         )  # fmt: skip

@@ -220,6 +220,27 @@ def test_each_sample_has_a_budget_of_its_own(name, norm):
     assert gain[5] > max(gain[1], gain[2])
 
 
+@pytest.mark.parametrize(("name", "expected"), [("square", 60), ("guided-square", 5000)])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_sides_of_squares_follow_what_can_be_paid_for(name, expected, draws, monkeypatch):
+    """A budget of the victim's is as good as `queries`; guided squares stay large under one."""
+    share, scales = _square.share, set()
+    monkeypatch.setattr(
+        _square,
+        "share",
+        lambda p, number, queries: scales.add(queries) or share(p, number, queries),
+    )
+    oracle = Oracle(Linear((1, 9, 9)))
+    oracle.draws = draws
+    budget = [60 * draws, 7, 60 * draws + draws - 1]
+    x, goal = centre((1, 9, 9), 3), Goal(torch.zeros(3).long())
+    search(f"{name},queries=5000", oracle, x, goal, Linf(0.1), budget=budget)
+    assert scales == {expected}
+    scales.clear()
+    search(f"{name},queries=30", Linear((1, 9, 9)), x, goal, Linf(0.1), budget=[10**6] * 3)
+    assert scales == {30}
+
+
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_draws_are_paid_for_and_known_answers_are_not(name, norm):
     """An oracle of three draws: a question costs three queries. Where all is known the search ends
