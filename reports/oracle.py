@@ -35,7 +35,7 @@ def record(run: dict[str, Any], whole: Whole, searched: int, seconds: float) -> 
         "searched": None if every else searched,
         "own": None if every else max(0, asked - searched),
         "repeated": whole.repeated,
-        "not_finite": whole.not_finite,
+        "not_finite": whole.not_finite + int(before.get("not_finite", 0)),
         "draws": draws,
         "checks": checks,
         "random": random,

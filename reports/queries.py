@@ -107,7 +107,7 @@ class Economy:
         A sample without a success by then is infinitely far away, and so the median is None until
         half of them have one. Empty before the first quartile is known.
         """
-        if not self._distances:
+        if not (self._distances and self.given):
             return []
         near = np.concatenate(self._distances)
         within = [(i, int(c)) for i, c in enumerate(self.counts) if c < self.most]

@@ -279,6 +279,11 @@ class Report:
             )
         if not self._tallies:
             notes.append("No attack ran: robustness was not measured.")
+        elif self.n and not c.correct.any():
+            notes.append(
+                "Not one sample was classified correctly, so there was nothing to attack: are the "
+                "classes in the order of the data, and the range and normalisation the model's own?"
+            )
         elif self.n and not self.counts["broken"]:
             why = "too few queries" if self.oracle else "gradients that mislead them"
             notes.append(

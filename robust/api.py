@@ -137,7 +137,8 @@ def oracle_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]
     """What run.json says of an oracle besides the spec."""
     if not isinstance(loaded.module, Oracle):
         return {}
-    before = {"asked": loaded.module.asked, "random": loaded.module.random}
+    names = ("asked", "random", "not_finite")
+    before = {name: getattr(loaded.module, name) for name in names}
     return {"preflight": before, "price_per_1000": price_per_1000}
 
 

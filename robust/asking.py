@@ -39,9 +39,11 @@ class Asking:
         self._known = oracle.known
 
     def allowed(self, rows: Tensor) -> Tensor:
-        """Those of the samples `rows` that have a question left to search with."""
+        """Which of the samples `rows` have a question left to search with: their places there."""
         budget = self._budget(rows)
-        return rows if budget is None else rows[budget >= self.oracle.draws]
+        if budget is None:
+            return torch.arange(len(rows), device=rows.device)
+        return (budget >= self.oracle.draws).nonzero().squeeze(1)
 
     def victim(self, attack: Attack, rows: Tensor, goal: Goal) -> tuple[Victim, Progress]:
         """The oracle as this attack may ask it about the samples `rows`, and what it will show."""
@@ -106,11 +108,13 @@ def refuse_tiny_budget(spec: RunSpec, asked: int) -> None:
     """RobustError where spec.queries would leave nothing to search with."""
     if spec.queries is None:
         return
-    own = preflight_share(spec, asked) + spec.draws + check_cost(spec)
+    share = preflight_share(spec, asked)
+    own = share + spec.draws + check_cost(spec)
     if spec.queries < own + spec.draws:
         raise RobustError(
-            f"--queries {spec.queries} leaves nothing to search with: {own} of them go into the "
-            f"clean sample and checks of what was found; give {own + spec.draws} or more"
+            f"--queries {spec.queries} leaves nothing to search with: {own - share} of each "
+            f"sample's go into its clean self and checks of what is found, and {share} are its "
+            f"share of what was asked before the run; give {own + spec.draws} or more"
         )
 
 

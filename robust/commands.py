@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -32,9 +33,22 @@ PREFLIGHT = "preflight"
 
 def run_attack(runs: Path, **options: Any) -> int:
     """`robust attack`: the exit code."""
+    try:
+        return _attack(runs, options)
+    except KeyboardInterrupt:
+        click.echo("robust: interrupted before anything was measured", err=True)
+        return INTERRUPTED
+
+
+def _attack(runs: Path, options: dict[str, Any]) -> int:
+    price = options["price_per_1000"]
+    if price is not None and not math.isfinite(price):
+        raise RobustError(f"--price-per-1000 must be a finite number, not {price}")
     loaded, data, source = open_model_and_data(options)
     access = options["access"] or loaded.info.access
     loaded = as_oracle(loaded, access, (source.low, source.high))
+    if price is not None and access == "gradient":
+        raise RobustError("--price-per-1000 is for models that can only be asked: add --access")
     threat = threat_of(loaded, data, options["norm"], options["eps"])
     targeted = options["targeted"] is not None
     attacks = parse_attacks(options["attacks"], threat.norm, access, targeted=targeted)
@@ -73,7 +87,7 @@ def run_attack(runs: Path, **options: Any) -> int:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
-    folder.record |= api.oracle_facts(loaded, options["price_per_1000"])
+    folder.record |= api.oracle_facts(loaded, price)
     _keep_preflight(folder, loaded)
 
     quiet = options["quiet"]
@@ -131,15 +145,17 @@ def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> Non
         for _ in console.follow(run.run(folder), progress, quiet=quiet):
             pass
     except KeyboardInterrupt:
-        if folder.begun():
-            folder.save(status="interrupted")
-            click.echo(
-                f"robust: interrupted; {len(folder.done())} shards are kept. To go on, repeat the "
-                f"command with --resume --out {folder.path}",
-                err=True,
-            )
-        else:
-            click.echo("robust: interrupted before anything was measured", err=True)
+        if not folder.begun():
+            raise
+        folder.save(status="interrupted")
+        kept = f"{len(folder.done())} shards are kept"
+        if isinstance(run.model, Oracle) and isinstance(run.model.model, Remote):
+            kept += ", and what the model has answered since"
+        click.echo(
+            f"robust: interrupted; {kept}. To go on, repeat the command with --resume --out "
+            f"{folder.path}",
+            err=True,
+        )
         sys.exit(INTERRUPTED)
     except RobustError as error:
         if not folder.begun():

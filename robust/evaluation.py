@@ -207,7 +207,8 @@ class Evaluation:
     def _goal(self, ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Goal]:
         """The model's logits at the clean samples, and what attacks are to reach there."""
         logits = forward(self.model, x)
-        refuse_bad_answers(logits, ids)
+        if self._oracle is None:  # whose answers may be broken for a sample: that one is misjudged
+            refuse_bad_answers(logits, ids)
         targets = choose_targets(self.spec.targeted, logits, y, ids, self.spec.seed)
         return logits, Goal(y if targets is None else targets, targeted=targets is not None)
 
@@ -216,13 +217,14 @@ class Evaluation:
         x, y = batch.x.to(self.device), batch.y.to(self.device)
         counts = self._counts()
         logits, goal = self._goal(batch.ids, x, y)
+        prediction, probability = confidence(self.model, logits)
         if self._oracle is not None:
-            pool = pool_for(self.source, batch.ids.numpy(), x, logits.argmax(1), goal)
+            pool = pool_for(self.source, batch.ids.numpy(), x, prediction, goal)
             share = preflight_share(self.spec, self.preflight)
             self._asking = Asking(self._oracle, self.spec, x, pool, share)
-        attackable = (logits.argmax(1) == y) & ~goal.reached(logits)
+        attackable = (prediction == y) & ~goal.reached(logits)
         broken_at = torch.full(y.shape, float("inf"), dtype=torch.float64, device=self.device)
-        broken_at[logits.argmax(1) != y] = 0
+        broken_at[prediction != y] = 0
         broken, measured = torch.zeros_like(attackable), torch.zeros_like(attackable)
 
         found: list[AttackRows] = []
@@ -242,7 +244,6 @@ class Evaluation:
         yield from self._curve(index, x, goal, attackable & ~measured, broken_at)
 
         kept = sorted({int(row) for result in found for row in result.rows[result.success]})
-        prediction, probability = confidence(self.model, logits)
         asked, repeated, not_finite = self._counts() - counts
         return Shard(
             index=index,
@@ -282,8 +283,9 @@ class Evaluation:
     ) -> Generator[Event, None, AttackRows]:
         """One attack on the samples `rows` of a shard: its rows, every candidate verified."""
         progress: Progress | None = None
+        searched = torch.arange(len(rows), device=self.device)
         if self._asking is not None:
-            rows = self._asking.allowed(rows)
+            searched = self._asking.allowed(rows)
         if self._asking is None or self.surrogates:
             victim = self._victim(len(rows), attack, goal[rows])
         else:
@@ -291,8 +293,8 @@ class Evaluation:
         x, goal = x[rows], goal[rows]
         yield AttackStarted(index, name, len(rows), victim.ledger)
         began = time.perf_counter()
-        x_adv = x
-        if len(rows):
+        x_adv = x.clone()
+        if len(searched):
             rng = generator(self.spec.seed, name, index)
             search = attack.search
             if isinstance(attack, Fitted):
@@ -300,11 +302,16 @@ class Evaluation:
             # What fools a surrogate need not fool the model: nothing is solved on the way.
             aim = replace(goal, persist=True) if self.surrogates else goal
             with torch.no_grad(), contextlib.suppress(BudgetSpent):
-                x_adv = search(victim, x, aim, threat, rng)
+                part = (victim[searched], x[searched], aim[searched])
+                x_adv[searched] = search(*part, threat, rng)
             if progress is not None:
                 x_adv = progress.best(x_adv, inside=not attack.minimal)
             if self._asking is not None:
                 x_adv = self._asking.as_sent(rows, x_adv)
+        if len(searched) < len(rows):
+            spent = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+            spent[searched] = False
+            victim[spent].remark("had no query left and were not searched")
         seconds = time.perf_counter() - began
         result = verify(
             self.model, name, rows, x, x_adv, goal, threat, victim,

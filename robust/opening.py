@@ -72,6 +72,8 @@ def open_model_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, S
         source = open_data(data)
         loaded = open_asked(options, source)
         return loaded, data, EightBit(source) if loaded.info.eight_bit else source
+    if "://" in text:
+        raise RobustError(f"{text}: services are asked over http:// and https:// only")
     shape, classes = None, options["num_classes"]
     onnx = text.lower().endswith(".onnx")
     if (options["arch"] and (options["data"] or ":" not in options["arch"])) or onnx:

@@ -78,8 +78,9 @@ def oracle_options(command: Any) -> Any:
             click.option("--access", type=click.Choice(["gradient", "scores", "labels"]),
                          help="What attackers may see of the model. Default: all that it gives."),
             click.option("--queries", type=click.IntRange(min=1), metavar="N",
-                         help="At most N queries a sample, checks included; with --access scores "
-                         "or labels. Default: what the attacks say."),
+                         help="At most N queries a sample, checks included, over all attacks (with "
+                         "--every: for each); with --access scores or labels. Default: what the "
+                         "attacks say."),
             click.option("--draws", type=click.IntRange(min=1), metavar="N",
                          help="Answers that make one, where the model answers at random: scores "
                          "are averaged, labels vote. Default: a few repeated queries tell."),

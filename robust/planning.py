@@ -37,7 +37,9 @@ def as_oracle(loaded: Loaded, access: str, box: tuple[float, float] | None = Non
         raise RobustError(f"access must be one of {', '.join(LEVELS)}, not {access!r}")
     own = loaded.info.access
     if LEVELS.index(access) > LEVELS.index(own):
-        raise RobustError(f"the model gives {own} only, not {access}: say --access {own}")
+        why = loaded.info.extra.get("gradient")
+        why = f" ({why})" if why and access == "gradient" else ""
+        raise RobustError(f"the model gives {own} only, not {access}{why}: say --access {own}")
     if access == "gradient":
         return loaded
     scores = own != "labels"
@@ -94,9 +96,11 @@ def plan(
             )
         if not surrogates and LEVELS.index(str(attack.access)) > LEVELS.index(access):
             others = ", ".join(black_box(threat.norm, access)) or "none of this norm"
+            why = loaded.info.extra.get("gradient")
+            why = f" ({why})" if why else ""
             raise RobustError(
                 f"{label(attack)} needs {attack.access}, and attackers have access to {access} "
-                f"only; there is {others}"
+                f"only{why}; there is {others}"
             )
     if limit is not None and limit < 1:
         raise RobustError(f"--limit must be at least 1, not {limit}")
@@ -109,6 +113,12 @@ def plan(
         raise RobustError(
             "--queries and --draws are for models that can only be asked: add --access scores or "
             "--access labels"
+        )
+    own = 1 + (draws or 1) * (2 if source.image and not loaded.info.eight_bit else 1)
+    if queries is not None and queries <= own:  # told before anything is asked
+        raise RobustError(
+            f"--queries {queries} leaves nothing to search with: {own} of them go into the clean "
+            "sample and checks of what is found"
         )
     if search not in engine.SEARCHES:
         raise RobustError(f"search must be one of {', '.join(engine.SEARCHES)}, not {search!r}")

@@ -72,10 +72,11 @@ def guarded(x: Tensor) -> Iterator[None]:
 
 
 def confidence(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Predicted classes, int64 (n,), and their probability, float64 (n,): NaN where the model gives
-    no scores.
+    """Predicted classes, int64 (n,), −1 where an answer has NaN, and their probability, float64
+    (n,): NaN where the model gives no scores.
     """
     probability, prediction = logits.double().softmax(1).max(1)
+    prediction = prediction.masked_fill(logits.isnan().any(1), -1)
     if isinstance(model, Oracle) and not model.scores:
         probability = torch.full_like(probability, float("nan"))
     return prediction, probability
@@ -104,7 +105,11 @@ def examine(
     batch = source.batch(ids)
     with frozen(model):
         logits = forward(model, batch.x.to(device))
-    refuse_bad_answers(logits, batch.ids)
+    if not isinstance(model, Oracle):
+        refuse_bad_answers(logits, batch.ids)
+    elif bool(logits.isnan().any(1).all()):
+        raise RobustError("the model answers with NaN, whatever it is asked: see what it returns")
+    logits = logits[~logits.isnan().any(1)]
     if probabilities(logits):
         if not isinstance(model, Oracle):
             raise RobustError(

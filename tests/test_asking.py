@@ -1,6 +1,7 @@
 """A run on an oracle: budgets hold, nothing is asked twice, chance is averaged."""
 
 import itertools
+import json
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -398,3 +399,53 @@ def test_the_least_likely_class_needs_scores():
     with pytest.raises(RobustError, match="least-likely needs scores"):
         plan(loaded, source, {}, robust.Linf(0.1), [Late()], device=torch.device("cpu"),
              targeted="least-likely", access="labels")  # fmt: skip
+
+
+def test_an_attack_that_finds_no_query_left_says_so():
+    net = Counted()
+    report = run(net, [Nosy(), Late(most=9)], queries=30, threat=robust.Linf(1e-4), draws=1)
+    later = report.attacks[1]
+    assert later["given"] == len(X)
+    assert later["queries"] == 0
+    assert later["remarks"] == [
+        {"text": "had no query left and were not searched", "samples": len(X)}
+    ]
+
+
+def test_an_attack_that_is_given_nothing_leaves_a_report():
+    net = Counted()
+    report = run(net, [Blends(), Nosy()], EXACT, threat=robust.Linf(1.0), draws=1)
+    assert report.robust_accuracy == 0
+    assert report.attacks[1]["given"] == 0
+    assert report.to_json()["attacks"][1]["distance_by_queries"] in (None, [])
+
+
+def test_samples_that_the_model_answers_with_nan_are_misjudged():
+    class Broken(nn.Module):
+        def forward(self, x):
+            logits = x.flatten(1)[:, :3].clone()
+            logits[x[:, 0, 0, 0] > 0.7] = float("nan")
+            return logits
+
+    y = X.flatten(1)[:, :3].argmax(1)
+    bad = int((X[:, 0, 0, 0] > 0.7).sum())
+    assert 0 < bad < len(X)
+    for access, labels in (("scores", y), ("labels", torch.zeros_like(y))):
+        report = robust.evaluate(
+            Broken(), X, labels, threat=robust.Linf(0.05), attacks="uniform-noise", access=access,
+            draws=1,
+        )  # fmt: skip
+        right = ((labels == y) & (X[:, 0, 0, 0] <= 0.7)).float().mean().item()
+        assert report.clean_accuracy == pytest.approx(right)
+        assert report.oracle["not_finite"] >= bad
+        json.dumps(report.to_json(), allow_nan=False)
+    with pytest.raises(RobustError, match="NaN or infinite logits"):
+        robust.evaluate(Broken(), X, y, threat=robust.Linf(0.05), attacks="uniform-noise")
+
+
+def test_nothing_but_nan_is_refused():
+    with pytest.raises(RobustError, match="answers with NaN, whatever"):
+        robust.evaluate(
+            lambda x: x.flatten(1)[:, :3] * float("nan"), X, torch.zeros(12).long(),
+            threat=robust.Linf(0.05), attacks="uniform-noise", access="scores",
+        )  # fmt: skip

@@ -129,6 +129,7 @@ class Oracle(nn.Module):
             elif key in self._earlier:
                 found[key] = self._keep(key, self._earlier[key].tobytes())
                 self.asked += 1
+                self.not_finite += int(np.isnan(self._earlier[key]).any())
             else:
                 wanted[key] = place // len(numbers)
         self._ask(x, wanted, found)

@@ -124,32 +124,23 @@ class Sender:
     ) -> np.ndarray:
         """What `read` makes of the answer. It raises Again for an answer that is none.
 
-        Sent again: after 408, 429, 5xx, a broken connection, no answer in time, no JSON; once, if
-        a number of the answer is not finite. Any other failure, and the last of these, is a
-        RobustError. Once `stop` is set nothing more is sent.
+        Sent again: after 408, 429, 5xx, a broken connection, no answer in time, no JSON. Any other
+        failure, and the last of these, is a RobustError. Once `stop` is set nothing more is sent.
         """
         tries = 1 + (self.options.retries if retries is None else retries)
-        doubted: np.ndarray | None = None
         for number in range(1, tries + 1):
             self._wait(rows, stop)
             if stop.is_set():
-                if doubted is not None:
-                    return doubted
                 raise RobustError(f"{method} {url}: given up, for another request failed")
             with self._lock:
                 self.requests += rows > 0
                 self.resent += rows > 0 and number > 1
             try:
-                answer = read(self._once(method, url, body))
-                if doubted is not None or number == tries or bool(np.isfinite(answer).all()):
-                    return answer
-                doubted = answer
+                return read(self._once(method, url, body))
             except RobustError as error:
                 raise self.presentable(error) from None
             except Again as again:
                 if number == tries or stop.is_set():
-                    if doubted is not None:
-                        return doubted
                     after = "1 try" if number == 1 else f"{number} tries"
                     last = RobustError(f"{method} {url}: {again} ({after})")
                     raise self.presentable(last) from None
