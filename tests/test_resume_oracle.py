@@ -127,3 +127,78 @@ def test_a_killed_run_repeats_no_more_than_what_was_under_way(undisturbed, tmp_p
     assert outcomes(tmp_path / "run") == outcomes(undisturbed / "run")
     again = Counter(asked(tmp_path)) - Counter(asked(undisturbed))
     assert sum(again.values()) <= 8 * kills  # one call about a batch, between answer and journal
+
+
+def test_without_a_folder_resume_finds_the_run_of_these_options(tmp_path):
+    prepare(tmp_path)
+    command = [sys.executable, "-m", "robust", "attack", "--model", "model.py:scores", "--limit",
+               "12", "--attack", "square,queries=40", "--quiet", "--eps"]  # fmt: skip
+
+    def run(eps, dies_after=None):
+        process = subprocess.Popen(
+            [*command, eps, "--resume"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "ASKED": str(tmp_path / "asked")},
+        )  # fmt: skip
+        if dies_after is not None:
+            wait(process, tmp_path, len(asked(tmp_path)) + dies_after)
+            (tmp_path / "asked.dead").touch()
+        _, errors = process.communicate(timeout=60)
+        (tmp_path / "asked.dead").unlink(missing_ok=True)
+        return process.returncode, errors
+
+    assert run("0.02", dies_after=60)[0] == 2
+    assert run("0.03", dies_after=60)[0] == 2
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [json.loads((f / "run.json").read_text())["spec"]["threat"]["eps"] for f in folders] == [
+        0.02,
+        0.03,
+    ]
+    code, errors = run("0.02")
+    assert code == 0, errors
+    assert (folders[0] / "report.html").exists()
+    assert not (folders[1] / "report.html").exists()
+    code, errors = run("0.04")
+    assert code == 0, errors
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_an_interruption_before_anything_is_measured(tmp_path):
+    prepare(tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef scores(x):\n    open('here', 'w')\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robust", "attack", "--model", "slow.py:scores", "--eps", "0.1"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    patience = time.monotonic() + 60
+    while not (tmp_path / "here").exists() and time.monotonic() < patience:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "robust: interrupted before anything was measured\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--model", "grpc://host/m"], "http:// and https:// only"),
+        (["--model", "m.onnx", "--template", "t.toml"], "--template is for services"),
+        (["--model", "model.py:scores", "--arch", "small-cnn"], "--arch is for model files"),
+        (["--model", "model.py:scores", "--mean", "0.5"], "let model.py:scores normalise"),
+        (["--model", "model.py:scores", "--price-per-1000", "nan"], "finite number"),
+        (["--model", "model.py:scores", "--queries", "2"], "leaves nothing to search with"),
+        (["--model", "model.py:scores", "--access", "gradient"], "gives scores only"),
+        (["--model", "model.py:scores", "--norm", "l0"], "auto has no attack on l0"),
+    ],
+)
+def test_bad_options_are_told_before_anything_is_asked(options, match, tmp_path, robust_cli):
+    prepare(tmp_path)
+    log = tmp_path / "asked"
+    done = robust_cli("attack", "--eps", "1", *options, cwd=tmp_path, ASKED=str(log))
+    assert done.returncode == 2
+    assert match in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not log.exists()
+    assert not (tmp_path / "runs").exists()
