@@ -12,6 +12,8 @@ from robust.core.victim import Loss, Victim
 
 Draw = Callable[[Generator, Tensor], Tensor]  # (rng, like) → directions, independent, of variance 1
 
+_TOGETHER = 4  # pairs about a sample, at most, that are sent at once: the first may be a success
+
 
 @dataclass
 class Probes:
@@ -43,18 +45,22 @@ def probe(
     """Two questions for each of `pairs`, int64 (n,), around `now`, at ± the same random step.
 
     The points asked about are put into ball ∩ box, so that each may be a success, and the slope is
-    taken between them as they are. `together` bounds the rows of one question to the model.
+    taken between them as they are. `together` bounds the rows of one question to the model. Who is
+    solved by one of them is asked no more.
     """
     n, most = len(now), int(pairs.max()) if len(pairs) else 0
     found = Probes(
         torch.zeros_like(now), now.clone(), now.new_full((n,), float("-inf")),
         torch.zeros(n, dtype=torch.bool, device=now.device),
     )  # fmt: skip
-    done, step = 0, max(1, together // max(1, 2 * n))
+    done = 0
     while done < most:
-        width = min(step, most - done)
+        count = int(((pairs > done) & ~found.solved).sum())
+        if not count:
+            break
+        width = min(max(1, together // (2 * count)), _TOGETHER, most - done)
         numbers = torch.arange(done, done + width, device=now.device)
-        place = (numbers.unsqueeze(1) < pairs).nonzero()[:, 1]
+        place = ((numbers.unsqueeze(1) < pairs) & ~found.solved).nonzero()[:, 1]
         done += width
         around = ball[place]
         u = draw(rng, now[place])
@@ -114,7 +120,8 @@ def estimated_ascent(
     """From x, rounds of an estimate from `samples` pairs and a step that is asked about once.
 
     A sample that cannot pay for a whole round takes a last one with what it has left. A success
-    leaves at once, be it a step or a question of an estimate; the others return their best point.
+    leaves at once, be it a step or a question of an estimate, but for the questions that were sent
+    together with it; the others return their best point.
     """
     best = x.clone()
     best_value = torch.full_like(x.flatten(1)[:, 0], float("-inf"))

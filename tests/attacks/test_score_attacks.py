@@ -304,7 +304,7 @@ def test_solved_samples_leave_with_the_point_that_solved_them(name, norm, shape,
     asked = torch.cat(model.asked[:-1])
     assert len(asked) == int(ledger.queries.sum())
     reached = Goal(torch.full((len(asked),), int(targeted)), targeted).reached(model(asked))
-    assert int(reached.sum()) <= 8 * (1 if "spsa" not in name and "nes" not in name else 20)
+    assert int(reached.sum()) <= 8 * (1.5 if name in ("nes", "spsa") else 1)
 
 
 def test_a_guide_learns_the_smooth_part_of_a_gradient():
