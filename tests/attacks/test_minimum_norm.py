@@ -8,10 +8,15 @@ from robust.attacks._minimal import Closest
 from robust.core.goal import Goal
 from robust.core.rng import generator
 from robust.core.threat import NORMS, Threat
-from robust.core.victim import Victim
+from robust.core.victim import Access, Victim
 from robust.registry import names, parse_attack
 
-MINIMAL = [name for name in names("attacks") if parse_attack(name).minimal]
+# With gradients: what searches by labels alone has its optimum tests in test_decision_*.py.
+MINIMAL = [
+    name
+    for name in names("attacks")
+    if parse_attack(name).minimal and parse_attack(name).access == Access.GRADIENT
+]
 # Where the defaults would take long; the optimum is found with fewer steps.
 FEWER = {"cw": "steps=200", "sigma-zero": "steps=100"}
 CASES = [(name, norm) for name in MINIMAL for norm in NORMS if norm in parse_attack(name).norms]
