@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from robust.core.errors import RobustError
 
+_ROUNDED = 1e-3  # what a probability may be off by
+
 
 class Standardise(nn.Module):
     """net((x − mean) / std) per channel: the normalisation as a part of the model.
@@ -106,6 +108,16 @@ def log_probabilities(p: Tensor) -> Tensor:
     tiny = torch.finfo(p.dtype).tiny
     logs = p.clamp_min(tiny).log()
     return logs - (1 - p).clamp_min(tiny).log() if p.dim() == 1 or p.shape[1] == 1 else logs
+
+
+def checked_log_probabilities(p: Tensor, who: object) -> Tensor:
+    """The same of answers from outside: RobustError where they are none. NaN passes."""
+    off = (p < -_ROUNDED) | (p > 1 + _ROUNDED)
+    if bool(off.any()):
+        raise RobustError(
+            f"{who} answered {p[off][0]:g}, which is no probability: leave out --probabilities"
+        )
+    return log_probabilities(p)
 
 
 class FixedBatch(nn.Module):

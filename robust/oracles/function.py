@@ -24,7 +24,7 @@ from robust.models.building import (
     user_code,
 )
 from robust.models.info import Loaded, ModelInfo
-from robust.models.wrappers import log_probabilities
+from robust.models.wrappers import checked_log_probabilities
 
 _ROWS = 256  # in one call: what an interrupted run loses at most
 _LEVELS = ("scores", "labels")
@@ -81,7 +81,7 @@ class Function(Remote):
             )
         scores = torch.from_numpy(answer.astype(np.float64))
         if self.probabilities:  # in double precision, where those next to 1 still differ
-            scores = log_probabilities(scores)
+            scores = checked_log_probabilities(scores, self.text)
         logits = as_logits(scores, n)
         if self._width not in (None, logits.shape[1]):
             raise RobustError(

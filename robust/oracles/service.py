@@ -16,7 +16,7 @@ from torch import Tensor
 from robust.core.errors import RobustError
 from robust.core.oracle import Remote
 from robust.models.info import Loaded, ModelInfo
-from robust.models.wrappers import log_probabilities
+from robust.models.wrappers import checked_log_probabilities
 
 from . import template, v2
 from .dialect import Dialect
@@ -150,7 +150,9 @@ class Service(Remote):
             )
         scores = torch.from_numpy(found).float()
         scores[~scores.isfinite().all(1)] = float("nan")
-        return log_probabilities(scores) if self.probabilities else scores
+        if self.probabilities:
+            return checked_log_probabilities(scores, self.dialect.url)
+        return scores
 
     def _one_hot(self, found: np.ndarray) -> Tensor:
         classes = self.num_classes or 0

@@ -225,6 +225,11 @@ def test_labels_that_nobody_announced(file):
         loaded.module(samples(5))
 
 
+def test_scores_are_not_taken_for_probabilities(file):
+    with pytest.raises(RobustError, match="no probability: leave out --probabilities"):
+        open_in(file, "scores", probabilities=True).module(samples(5))
+
+
 def test_probabilities_become_logits(file):
     found = open_in(file, "probabilities", probabilities=True).module(samples(5))
     own = (expected(samples(5)).double() * 20).log_softmax(1)

@@ -232,6 +232,11 @@ def test_probabilities_become_logits_where_the_user_says_so(x):
         answers = opened(server, probabilities=True).module(x[:3])
         assert torch.allclose(answers.exp(), torch.tensor([[0.1, 0.2, 0.3, 0.4]]).expand(3, 4))
         assert torch.equal(opened(server).module(x[:1])[0], torch.from_numpy(weights[1]))
+    with (
+        Misbehaving() as server,
+        pytest.raises(RobustError, match="no probability: leave out --probabilities"),
+    ):
+        opened(server, probabilities=True).module(x[:3])
 
 
 def test_metadata_that_say_nothing_need_names(server, x):
