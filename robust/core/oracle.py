@@ -214,8 +214,3 @@ class Oracle(nn.Module):
         ends = [number.to_bytes(4, "little") for number in numbers]
         digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
         return [[digest + end for end in ends] for digest in digests]
-
-
-def oracle_in(model: object) -> Oracle | None:
-    """The model as an oracle, if it is one."""
-    return model if isinstance(model, Oracle) else None
