@@ -21,7 +21,7 @@ from .core.goal import Goal
 from .core.oracle import Oracle, Remote
 from .core.outcome import AttackRows, RunSpec, Shard
 from .core.progress import Progress
-from .core.rng import derive, generator, seeded
+from .core.rng import generator, seeded
 from .core.surrogate import Ensemble
 from .core.threat import Threat
 from .core.victim import Access, BudgetSpent, Ledger, Original, Victim
@@ -31,6 +31,7 @@ from .models.fast import SearchCopy, prepare
 from .preflight import confidence, forward, frozen, refuse_bad_answers
 from .registry import label, parse_attack
 from .store import Store
+from .targets import choose_targets
 from .verification import array, verify
 
 SEARCHES = ("auto", "exact", "compiled")
@@ -382,24 +383,3 @@ def _reached_at(result: AttackRows, goal: Goal) -> Tensor:
     """The distance at which each candidate reached its goal, float64 (k,); inf where it did not."""
     reached = (result.fooled >= 0.5) & (result.refused == 0)
     return torch.from_numpy(np.where(reached, result.distance, np.inf)).to(goal.labels.device)
-
-
-def choose_targets(
-    rule: str | None, logits: Tensor, y: Tensor, ids: Tensor, seed: int
-) -> Tensor | None:
-    """The class that each sample shall be turned into, int64 (n,); None where untargeted.
-
-    rule: "next" (y + 1), "random" (any but y, from the sample's id and the seed), "least-likely"
-    (smallest logit), or the number of a class.
-    """
-    if rule is None:
-        return None
-    classes = logits.shape[1]
-    if rule == "next":
-        return (y + 1) % classes
-    if rule == "random":
-        draws = [derive(seed, "target", int(i)) % (classes - 1) for i in ids]
-        return (y + 1 + torch.tensor(draws, device=y.device)) % classes
-    if rule == "least-likely":
-        return logits.argmin(1)
-    return torch.full_like(y, int(rule))

@@ -13,8 +13,8 @@ from .core.losses import margin
 from .core.oracle import Oracle
 from .core.victim import Victim
 from .data import Source
+from .targets import refuse_targets
 
-TARGET_RULES = ("next", "random", "least-likely")
 _BATCH_LIMIT = {"cpu": 128, "cuda": 512}
 _SURE = 8  # outputs in [0, 1] of a model with one, after which they are no logits
 _CPU_BUDGET = 512 * 2**20  # bytes that the forward of one batch may keep for its backward
@@ -125,7 +125,7 @@ def examine(
         model.probabilities = model.scores
     classes = logits.shape[1]
     _refuse_labels(source, classes)
-    _refuse_targets(targeted, classes)
+    refuse_targets(targeted, classes)
     if gradient:
         with frozen(model):
             Victim(model, 1, device=device).gradient(
@@ -142,18 +142,6 @@ def _refuse_labels(source: Source, classes: int) -> None:
         raise RobustError(
             f"sample {first} has the label {label}, but the model has {classes} "
             f"classes (0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are out of range"
-        )
-
-
-def _refuse_targets(targeted: str | None, classes: int) -> None:
-    if targeted is None or targeted in TARGET_RULES:
-        return
-    if not targeted.isdigit():
-        rules = ", ".join(TARGET_RULES)
-        raise RobustError(f"--targeted takes {rules} or the number of a class, not {targeted!r}")
-    if int(targeted) >= classes:
-        raise RobustError(
-            f"--targeted {targeted}: the model has {classes} classes (0 to {classes - 1})"
         )
 
 

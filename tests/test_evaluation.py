@@ -15,11 +15,12 @@ from robust.core.errors import RobustError
 from robust.core.threat import Threat
 from robust.core.victim import Access
 from robust.data import DataSpec, from_arrays, open_data
-from robust.evaluation import Evaluation, choose_targets
+from robust.evaluation import Evaluation
 from robust.models import in_memory
 from robust.preflight import auto_batch_size, frozen
 from robust.registry import parse_attack
 from robust.store import MemoryStore
+from robust.targets import choose_targets
 
 CPU = torch.device("cpu")
 
