@@ -33,6 +33,7 @@ class AdversarialTraining(Defense):
 
     family: ClassVar[str] = "adversarial training"
     paper: ClassVar[str] = "1706.06083"
+    claims: ClassVar[str] = "robust inside the ball that it was trained on"
     attack: Attack | None
     mix: float = 1.0
 
@@ -53,12 +54,13 @@ class AdversarialTraining(Defense):
         rng: Generator,
         *,
         loss: Criterion,
+        seen: nn.Module,
     ) -> Step:
         count = round(self.mix * len(x))
         if self.attack is not None and count:
-            with evaluating(model), torch.no_grad():
+            with evaluating(seen), torch.no_grad():
                 # The order of a batch is random already: its first samples are a random choice.
-                victim = Victim(model, count, self.attack.access, x.device)
+                victim = Victim(seen, count, self.attack.access, x.device)
                 goal = Goal(y[:count], persist=True)
                 x_adv = self.attack.search(victim, x[:count], goal, threat, rng)
             x = torch.cat([x_adv, x[count:]]) if count < len(x) else x_adv

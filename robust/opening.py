@@ -36,9 +36,9 @@ def open_asked(options: Mapping[str, Any], source: Source) -> Loaded:
     from .oracles import ServiceOptions, open_function, open_service
 
     text: str = options["path"]
-    for name in ("arch", "trust_pickle"):
+    for name, flag in (("arch", "arch"), ("trust_pickle", "trust-pickle"), ("defenses", "with")):
         if options[name]:
-            raise RobustError(f"--{name.replace('_', '-')} is for model files, not for {text}")
+            raise RobustError(f"--{flag} is for model files, not for {text}")
     classes = options["num_classes"] or _classes(source)
     if is_function(text):
         if options["mean"] or options["std"]:
@@ -74,13 +74,24 @@ def open_model_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, S
         return loaded, data, EightBit(source) if loaded.info.eight_bit else source
     if "://" in text:
         raise RobustError(f"{text}: services are asked over http:// and https:// only")
-    shape, classes = None, options["num_classes"]
-    onnx = text.lower().endswith(".onnx")
-    if (options["arch"] and (options["data"] or ":" not in options["arch"])) or onnx:
-        source = open_data(_given_data(options))  # a named architecture is built for some shape
-        shape, classes = source.shape, classes or (_classes(source) if onnx else None)
     _refuse_service_options(options)
-    loaded = load_model(
+    loaded = open_file(options)
+    data = _data_spec(loaded, options["data"], options["split"], options["box"])
+    return loaded, data, _open_data(loaded, data, options["data"])
+
+
+def open_file(options: Mapping[str, Any]) -> Loaded:
+    """The model file that `--model` names, with the defenses that `--with` names around it."""
+    text: str = options["path"]
+    shape, classes = None, options.get("num_classes")
+    onnx = text.lower().endswith(".onnx")
+    named = options["arch"] and (options["data"] or ":" not in options["arch"])
+    if named or onnx or (options["defenses"] and options["data"]):
+        source = open_data(_given_data(options))  # a named architecture is built for some shape
+        shape = source.shape
+        classes = classes or (_classes(source) if onnx or options["defenses"] else None)
+    low, high = options["box"] or (None, None)
+    return load_model(
         text,
         arch=options["arch"],
         shape=shape,
@@ -89,9 +100,10 @@ def open_model_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, S
         num_classes=classes,
         trust_pickle=options["trust_pickle"],
         probabilities=options["probabilities"],
+        defenses=options["defenses"],
+        low=low,
+        high=high,
     )
-    data = _data_spec(loaded, options["data"], options["split"], options["box"])
-    return loaded, data, _open_data(loaded, data, options["data"])
 
 
 def _given_data(options: Mapping[str, Any]) -> DataSpec:
@@ -145,7 +157,8 @@ def _data_spec(
     """What --data, --split and --range say, completed by what the checkpoint knows."""
     known = loaded.info.data
     threat = loaded.info.threat or {}
-    low, high = box or (threat.get("low", 0.0), threat.get("high", 1.0))
+    usual = loaded.info.box or (0.0, 1.0)
+    low, high = box or (threat.get("low", usual[0]), threat.get("high", usual[1]))
     if threat and (low, high) != (threat.get("low"), threat.get("high")):
         raise RobustError(
             f"--range {low:g},{high:g} is not the checkpoint's: it was trained on "

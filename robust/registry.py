@@ -10,13 +10,15 @@ import difflib
 import importlib
 import inspect
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from .core.adaptive import Adaptive
 from .core.attack import Attack
 from .core.combinator import Combinator
+from .core.defense import Defense
 from .core.discover import class_in, files
 from .core.eot import EOT
 from .core.errors import RobustError
@@ -48,7 +50,7 @@ def loaders(kind: str) -> dict[str, Callable[[], type[Any]]]:
     """Name → a function that imports the class, for `kind` "attacks" or "defenses", sorted."""
     package = f"robust.{kind}"
     found: dict[str, Callable[[], type[Any]]] = {
-        point.name: partial(_load, point) for point in entry_points(group=package)
+        point.name: partial(_load, point, kind) for point in entry_points(group=package)
     }
     for file in files(importlib.import_module(package).__path__):
         found[file.replace("_", "-")] = partial(class_in, f"{package}.{file}")
@@ -56,7 +58,7 @@ def loaders(kind: str) -> dict[str, Callable[[], type[Any]]]:
 
 
 @cache
-def _load(point: EntryPoint) -> type[Any]:
+def _load(point: EntryPoint, kind: str) -> type[Any]:
     package = point.dist.name if point.dist else "?"
     try:
         found = point.load()
@@ -64,15 +66,15 @@ def _load(point: EntryPoint) -> type[Any]:
         raise RobustError(
             f"{point.name} of the package {package} cannot be loaded: {error}"
         ) from error
-    if not (
-        inspect.isclass(found) and issubclass(found, Attack) and dataclasses.is_dataclass(found)
-    ):
-        raise RobustError(f"{point.name} of the package {package} is no Attack dataclass")
+    base = _BASES[kind]
+    if not (inspect.isclass(found) and issubclass(found, base) and dataclasses.is_dataclass(found)):
+        raise RobustError(f"{point.name} of the package {package} is no {base.__name__} dataclass")
     _third_party[found] = point.name
     return found
 
 
 _third_party: dict[type[Any], str] = {}
+_BASES: dict[str, type[Any]] = {"attacks": Attack, "defenses": Defense}
 
 
 def names(kind: str) -> list[str]:
@@ -170,12 +172,12 @@ def unfold(
             f"auto has no attack on {norm} threats with access to {access} only; there is {others}"
         )
     if name == "auto" and norm in defaults:
-        for key in set(_pairs(name, pairs)) - {"restarts", "eot"}:
+        for key in set(parse_pairs(name, pairs)) - {"restarts", "eot", "adaptive"}:
             raise RobustError(f"auto has no parameter {key!r}; it has none")
         return tuple(",".join([one, *pairs]) for one in defaults[norm])
     if name not in PRESETS:
         return (text,)
-    values = _pairs(name, pairs)
+    values = parse_pairs(name, pairs)
     version = values.pop("version", "standard")
     if values:
         raise RobustError(
@@ -194,24 +196,26 @@ def _auto_asking(access: str, targeted: bool) -> dict[str, tuple[str, ...]]:
 
 
 def parse_attack(text: str) -> Attack:
-    """`name,key=value,…` → the attack. `restarts=n` is understood for every attack, `eot=n` for
-    every attack with gradients.
+    """`name,key=value,…` → the attack. `restarts=n` is understood for every attack, `eot=n` and
+    `adaptive=true` for every attack with gradients.
 
     Raises RobustError for unknown names and parameters, with a suggestion, and for bad values.
     """
     name, *pairs = [part.strip() for part in text.split(",")]
     if name in PRESETS:
         raise RobustError(f"{name} stands for several attacks, and here one is needed")
-    values = _pairs(name, pairs)
+    values = parse_pairs(name, pairs)
     if name in ALIASES:
         name, *meant = ALIASES[name].split(",")
-        values = _pairs(name, meant) | values
-    around = {key: values.pop(key) for key in ("restarts", "eot") if key in values}
+        values = parse_pairs(name, meant) | values
+    around = {key: values.pop(key) for key in ("restarts", "eot", "adaptive") if key in values}
     attack: Attack = build(find("attacks", name), name, values)
     if "restarts" in around:
         attack = Restarts(attack=attack, restarts=_convert("restarts", around["restarts"], int))
     if "eot" in around:  # outside: that a restart has solved a sample is read off means as well
         attack = EOT(attack=attack, eot=_convert("eot", around["eot"], int))
+    if _convert("adaptive", around.get("adaptive", "false"), bool):
+        attack = Adaptive(attack=attack)
     return attack
 
 
@@ -228,6 +232,12 @@ def label(attack: Attack) -> str:
         parts += [f"{key}={shown(value)}" for key, value in attack.own.items()]
         attack = attack.attack
     return ",".join(parts)
+
+
+def defense_label(record: Mapping[str, Any]) -> str:
+    """The text that parses to the defense of that name and those params."""
+    given = [f"{key}={shown(value)}" for key, value in record["params"].items()]
+    return ",".join([record["name"], *given])
 
 
 def shown(value: object) -> str:
@@ -250,7 +260,8 @@ def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
     return cls(**{key: _convert(key, text, known[key]) for key, text in values.items()})
 
 
-def _pairs(name: str, pairs: Sequence[str]) -> dict[str, str]:
+def parse_pairs(name: str, pairs: Sequence[str]) -> dict[str, str]:
+    """`key=value` parts → values by key, with _ for -. RobustError for what is not one."""
     values = {}
     for pair in pairs:
         key, equals, value = (part.strip() for part in pair.partition("="))

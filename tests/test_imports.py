@@ -15,7 +15,7 @@ ALLOWED = {
     "attacks": {"attacks", "core"},
     "defenses": {"defenses", "core"},
     "reports": {"reports", "core"},
-    "models": {"models", "core"},
+    "models": {"models", "core", "registry"},
     "data": {"data", "core"},
     "peers": {"peers", "core"},
     "oracles": {"oracles", "core", "models"},
@@ -52,6 +52,7 @@ ALLOWED = {
     },
     "commands": {
         *(
+            "commands",
             "api",
             "console",
             "core",
@@ -64,8 +65,7 @@ ALLOWED = {
         ),
         *("registry", "store", "training"),
     },
-    "cli": {"commands", "core", "options"},
-    "options": {"registry"},
+    "cli": {"cli", "commands", "core", "registry"},
     "__main__": {"cli"},
     "": set(),
 }

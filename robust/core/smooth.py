@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_RELU = {torch.relu, Tensor.relu, functional.relu, torch.ops.aten.relu.default}
-_RELU_IN_PLACE = {torch.relu_, Tensor.relu_, torch.ops.aten.relu_.default}
+from .intercept import RELU, RELU_IN_PLACE
+
 _STEPS = {
     getattr(where, name)
     for name in ("round", "floor", "ceil", "trunc", "fix")
@@ -56,9 +55,9 @@ class smoothed(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if func in _RELU or func in _RELU_IN_PLACE:
+        if func in RELU or func in RELU_IN_PLACE:
             u = args[0] if args else given["input"]
-            in_place = func in _RELU_IN_PLACE or bool(given.get("inplace", args[1:] == (True,)))
+            in_place = func in RELU_IN_PLACE or bool(given.get("inplace", args[1:] == (True,)))
             if u.requires_grad:
                 return _SmoothReLU.apply(u, self.width, in_place)  # type: ignore[no-untyped-call]
         elif func in _STEPS and (args[0] if args else given["input"]).requires_grad:

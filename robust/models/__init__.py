@@ -3,6 +3,8 @@
 from .architectures import architectures, describe, flops, he_init
 from .building import build
 from .checkpoint import save_checkpoint
+from .defended_file import save_defended
+from .defending import answers_differ, around, defend, make_defense, parse_defense
 from .info import Loaded, ModelInfo, in_memory
 from .loading import NoArchitecture, load_model, read_weights
 from .wrappers import Standardise
@@ -12,13 +14,19 @@ __all__ = [
     "ModelInfo",
     "NoArchitecture",
     "Standardise",
+    "answers_differ",
     "architectures",
+    "around",
     "build",
+    "defend",
     "describe",
     "flops",
     "he_init",
     "in_memory",
     "load_model",
+    "make_defense",
+    "parse_defense",
     "read_weights",
     "save_checkpoint",
+    "save_defended",
 ]

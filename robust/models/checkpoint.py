@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust.core.defended import Defended
 from robust.core.errors import RobustError
 from robust.core.files import write_whole
 
@@ -22,7 +23,7 @@ from .exported import load_exported
 from .wrappers import Standardise, check_normalisation, first_tensor
 
 FORMAT = "robust-checkpoint"
-VERSION = 1
+VERSION = 2  # since there are defenses; a checkpoint without is written as 1, which says the same
 
 
 def save_checkpoint(
@@ -38,6 +39,7 @@ def save_checkpoint(
     data: Mapping[str, Any] | None = None,
     threat: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    defended: Defended | None = None,
 ) -> None:
     """Write a checkpoint that needs nothing else to be loaded; whole or not at all.
 
@@ -45,6 +47,7 @@ def save_checkpoint(
                          and std unless they are passed
     mean, std            per channel, in the data's own range; None: no normalisation
     data, threat, extra  JSON-able
+    defended             the network with its normalisation and defenses, which go in, too
 
     Where `arch` is a factory in a file, the network goes in as a torch.export program, too, so
     that loading runs no code. Where it cannot be exported, loading will ask for --arch.
@@ -64,7 +67,7 @@ def save_checkpoint(
         ) from error
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1,
         "arch": arch,
         "shape": [int(s) for s in shape],
         "num_classes": int(num_classes),
@@ -77,13 +80,35 @@ def save_checkpoint(
         },
         "program": _export(net, shape) if is_file_arch(arch) else None,
     }
+    if defended is not None and defended.records:
+        content |= with_defenses(defended)
+    write_checkpoint(Path(path), content)
+
+
+def with_defenses(defended: Defended) -> dict[str, Any]:
+    """What a checkpoint says of the defenses around its network."""
+    assert defended.frame is not None
+    try:
+        records = json.loads(json.dumps(defended.records))
+    except (TypeError, ValueError) as error:
+        raise RobustError(f"parameters of a defense must be JSON: {error}") from error
+    return {
+        "version": VERSION,
+        "defenses": records,
+        "box": [defended.frame.low, defended.frame.high],
+        "parts": {k: v.detach().cpu().clone() for k, v in defended.parts.state_dict().items()},
+    }
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint's content, whole or not at all. Raises RobustError."""
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # a path would put its name into the archive
-            torch.save(content, file)
+            torch.save(dict(content), file)
 
     try:
-        write_whole(Path(path), write)
+        write_whole(path, write)
     except OSError as error:
         raise RobustError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -126,12 +151,24 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "extra": lambda v: isinstance(v, dict),
     "state_dict": lambda v: isinstance(v, dict) and all(map(_is_tensor, v.values())),
     "program": lambda v: v is None or (_is_tensor(v) and v.dtype == torch.uint8),
+    "inside": lambda v: v is None or (_is_tensor(v) and v.dtype == torch.uint8),
+    "defenses": lambda v: v is None or (isinstance(v, list) and all(map(_is_record, v))),
+    "box": lambda v: v is None or (_list_of((int, float), v) and len(v) == 2),
+    "parts": lambda v: v is None or (isinstance(v, dict) and all(map(_is_tensor, v.values()))),
 }
 
 
-def program_bytes(content: Mapping[str, Any]) -> io.BytesIO | None:
-    """The torch.export archive inside a checkpoint."""
-    program = content["program"]
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("params"), dict)
+    )
+
+
+def program_bytes(content: Mapping[str, Any], key: str = "program") -> io.BytesIO | None:
+    """The torch.export archive inside a checkpoint; under "inside" the file of any other model."""
+    program = content.get(key)
     return None if program is None else io.BytesIO(program.numpy().tobytes())
 
 

@@ -29,6 +29,9 @@ class ModelInfo:
     extra        whatever else training stored, or is known of a service, JSON-able
     access       the most that it gives: "gradient", "scores" or "labels"
     eight_bit    it is sent 8-bit images: every value is rounded on the way
+    defenses     {"name", "params"} of each defense around it, in the order in which a sample meets
+                 them
+    box          (low, high) of its input, where it was made with defenses
     """
 
     path: str
@@ -46,6 +49,8 @@ class ModelInfo:
     extra: dict[str, Any] = field(default_factory=dict)
     access: str = "gradient"
     eight_bit: bool = False
+    defenses: tuple[dict[str, Any], ...] = ()
+    box: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values: tuples become lists."""
@@ -55,10 +60,14 @@ class ModelInfo:
 
 @dataclass
 class Loaded:
-    """A model from pixels in the data's own range to logits, and what is known about it."""
+    """A model from pixels in the data's own range to logits, and what is known about it.
+
+    net     the network alone, without its normalisation and defenses, where it was read from a file
+    """
 
     module: nn.Module
     info: ModelInfo
+    net: nn.Module | None = None
 
 
 def in_memory(

@@ -1,6 +1,8 @@
 """Any model file as a module from pixels to logits."""
 
+import io
 import os
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust.core.defense import Frame
 from robust.core.errors import RobustError
 
 from .architectures import architectures
 from .building import construct, one_line
 from .checkpoint import FORMAT, check_checkpoint, program_bytes
+from .defending import around, is_file_defense, make_defense, parse_defense
 from .exported import is_exported, load_exported
 from .info import Loaded, ModelInfo, count_parameters, hash_file
 from .onnx import load_onnx
@@ -38,6 +42,9 @@ def load_model(
     num_classes: int | None = None,
     trust_pickle: bool = False,
     probabilities: bool = False,
+    defenses: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
 ) -> Loaded:
     """A model file of any format, told by its content, without running code from it.
 
@@ -50,8 +57,13 @@ def load_model(
     num_classes    where the file does not say it
     trust_pickle   load a pickled module, which runs code from the file
     probabilities  the model returns probabilities: their logarithm becomes the logits
+    defenses       "name,key=value" of defenses to put around it, in front of its own, as
+                   `robust defend` does; "file.py:Name" runs that file. One of a file that the
+                   checkpoint names is made here, too
+    low, high      range of the samples, for defenses; what the file says holds, else 0 and 1
 
-    The module is on the CPU, in eval mode, and its parameters need no gradient.
+    The module is on the CPU, in eval mode, and its parameters need no gradient. That of a model
+    with defenses is a `Defended`.
     Raises RobustError for whatever cannot be used.
     """
     file = Path(path)
@@ -72,6 +84,7 @@ def load_model(
         parameters=0,
     )
     net: nn.Module
+    content: Any = None
     if arch is not None and kind in _ARCHIVES:
         raise RobustError(f"{path} is {_ARCHIVES[kind]}, which has its network inside: drop --arch")
     if kind == "torch.export":
@@ -93,7 +106,54 @@ def load_model(
     if mean is not None or std is not None:
         means, stds = check_normalisation(mean, std)
         info = replace(info, mean=means, std=stds)
-    return _finish(net, info, probabilities)
+    loaded = _finish(net, info, probabilities)
+    parts = content.get("parts") if isinstance(content, dict) else None
+    return _with_defenses(loaded, defenses, parts or {}, (low, high))
+
+
+def _with_defenses(
+    loaded: Loaded,
+    texts: Sequence[str],
+    parts: dict[str, Tensor],
+    box: tuple[float | None, float | None],
+) -> Loaded:
+    """The model with the defenses of its file around it, and in front of them those of `texts`."""
+    info = loaded.info
+    named = [parse_defense(text) for text in texts]
+    given = {name: defense for name, defense in named if is_file_defense(name)}
+    own = []
+    for record in info.defenses:
+        name = str(record["name"])
+        try:
+            own.append((name, given[name] if name in given else make_defense(record)))
+        except RobustError as error:
+            raise RobustError(f"{info.path}: {error}") from error
+    theirs = {name for name, _ in own}
+    named = [one for one in named if one[0] not in theirs or one[0] not in given]
+    if not named and not own:
+        return loaded
+    if info.shape is None or info.num_classes is None:
+        raise RobustError(f"{info.path} does not say the shape of its samples: give --data")
+    low, high = info.box or (box[0] or 0.0, 1.0 if box[1] is None else box[1])
+    frame = Frame(info.shape, info.num_classes, low, high)
+    defended = around(loaded.module, [*named, *own], frame)
+    shift = len(named)  # parts are named by the number of their defense
+    moved = {_shifted(key, shift): value for key, value in parts.items()}
+    fresh = {k: v for k, v in defended.parts.state_dict().items() if _number(k) < shift}
+    fit(defended.parts, {**fresh, **moved}, info.path, "its defenses")
+    defended.eval()
+    defended.requires_grad_(False)
+    records = tuple(defended.records)
+    return Loaded(defended, replace(info, defenses=records, box=(low, high)), loaded.net)
+
+
+def _number(key: str) -> int:
+    number = key.partition(".")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def _shifted(key: str, by: int) -> str:
+    return f"{_number(key) + by}.{key.partition('.')[2]}"
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -215,7 +275,12 @@ def _from_checkpoint(content: dict[str, Any], info: ModelInfo) -> tuple[nn.Modul
         data=content["data"],
         threat=content["threat"],
         extra=content["extra"],
+        defenses=tuple(content.get("defenses") or ()),
+        box=None if content.get("box") is None else tuple(content["box"]),
     )
+    inside = program_bytes(content, "inside")
+    if inside is not None:
+        return _from_file(inside, info, override)
     arch, shape = str(info.arch), info.shape
     if override is None and arch not in architectures():
         # A checkpoint may name any file: only the user may have it run.
@@ -229,6 +294,23 @@ def _from_checkpoint(content: dict[str, Any], info: ModelInfo) -> tuple[nn.Modul
     net = construct(arch, shape, info.num_classes)
     fit(net, content["state_dict"], info.path, arch)
     return net, info
+
+
+def _from_file(
+    inside: io.BytesIO, info: ModelInfo, override: str | None
+) -> tuple[nn.Module, ModelInfo]:
+    """The model of another format that a checkpoint has inside."""
+    if override is not None:
+        raise RobustError(f"{info.path} has its network inside: drop --arch")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model"
+        file.write_bytes(inside.getvalue())
+        try:
+            loaded = load_model(file, shape=info.shape, num_classes=info.num_classes)
+        except RobustError as error:
+            raise RobustError(str(error).replace(str(file), f"{info.path} (inside)")) from error
+    assert loaded.net is not None
+    return loaded.net, replace(info, access=loaded.info.access)
 
 
 def _finish(net: nn.Module, info: ModelInfo, probabilities: bool) -> Loaded:
@@ -247,7 +329,7 @@ def _finish(net: nn.Module, info: ModelInfo, probabilities: bool) -> Loaded:
         output = _probe(module, info.shape, info.path)
         if info.num_classes is None and output.dim() == 2:
             info = replace(info, num_classes=int(output.shape[1]))
-    return Loaded(module, info)
+    return Loaded(module, info, net)
 
 
 def _probe(module: nn.Module, shape: tuple[int, ...], path: str) -> Tensor:

@@ -171,9 +171,13 @@ class _Run:
             group["lr"] = lr_at(spec, passed / spec.epochs)
         threat = dataclasses.replace(self.threat, eps=eps_at(spec, passed + 1 / steps))
         rng = generator(spec.seed, "attack", epoch, step)
-        result = self.defense.step(self.forward, x, y, threat, rng, loss=self.criterion)
+        result = self.defense.step(
+            self.forward, x, y, threat, rng, loss=self.criterion, seen=self.forward
+        )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(result.loss).backward()  # type: ignore[no-untyped-call]
+        if result.after is not None:
+            result.after()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return result.loss.detach() * len(x), (result.logits.argmax(1) == y).sum()

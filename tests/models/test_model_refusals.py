@@ -388,7 +388,7 @@ def test_checkpoint_versions_and_damage(tmp_path):
     save_checkpoint(path, build("mlp", (4,), 2), arch="mlp", shape=(4,), num_classes=2)
     content = torch.load(path, weights_only=True)
     for change, match in (
-        ({"version": 2}, "newer robust .checkpoint version 2; this one reads up to 1"),
+        ({"version": 3}, "newer robust .checkpoint version 3; this one reads up to 2"),
         ({"version": "1"}, "damaged checkpoint: its version"),
         ({"shape": [4, "x"]}, "damaged checkpoint: its 'shape'"),
         ({"state_dict": None}, "damaged checkpoint: its 'state_dict'"),

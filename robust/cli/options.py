@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+RUNS = Path("runs")  # where runs go, and are looked for
+
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """A decimal or a fraction: 0.3, 8/255."""
@@ -12,7 +14,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in new versi
     name = "number"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        from .registry import number
+        from robust.registry import number
 
         try:
             return float(value) if isinstance(value, int | float) else number(value)
@@ -65,6 +67,10 @@ def model_options(command: Any) -> Any:
                          "runs whatever code is in the file."),
             click.option("--probabilities", is_flag=True, help="The model returns probabilities: "
                          "take their logarithm as logits."),
+            click.option("--with", "defenses", multiple=True, metavar="NAME[,KEY=VALUE…]",
+                         help="Repeatable, in the order in which a sample meets them: defenses to "
+                         "put around the model, see `robust list defenses`; file.py:Name is one of "
+                         "your own, and runs that file."),
         ]
     ):  # fmt: skip
         command = option(command)

@@ -1,0 +1,35 @@
+"""What `robust defend` does."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from robust.core.errors import RobustError
+from robust.models import parse_defense, save_defended
+from robust.opening import open_file
+from robust.registry import (
+    defense_label,
+)
+
+
+def run_defend(**options: Any) -> None:
+    """`robust defend`."""
+    if not options["defenses"]:
+        raise RobustError("say with what: --with NAME,key=value; see `robust list defenses`")
+    for text in options["defenses"]:
+        name, defense = parse_defense(text)
+        if defense.trained:
+            raise RobustError(
+                f"{name} works only in a model that was trained with it: "
+                f"robust train --defense {text}"
+            )
+    out: Path = options["out"]
+    if out.is_dir() or not out.parent.is_dir():
+        raise RobustError(f"{out} cannot be written: its folder must exist, and it be no folder")
+    loaded = open_file(options)
+    save_defended(out, loaded)
+    if not options["quiet"]:
+        shown_as = " → ".join(defense_label(one) for one in loaded.info.defenses)
+        click.echo(f"{out}: {options['path']} behind {shown_as}")
+        click.echo(f"What that gives: robust attack --model {out}")

@@ -1,0 +1,113 @@
+"""What `robust train` does."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from robust import api, console
+from robust.core.errors import RobustError
+from robust.data import DataSpec
+from robust.models import load_model
+from robust.preflight import choose_device
+from robust.registry import (
+    parse_attack,
+)
+from robust.store import argv, choose_folder, find_unfinished
+from robust.training import TrainDone, TrainSpec, describe_attack, parse_adv, train
+
+from . import INTERRUPTED
+
+
+def run_train(runs: Path, **options: Any) -> int:
+    """`robust train`: the exit code."""
+    spec = _train_spec(options)
+    folder: Path | None = options["folder"]
+    if folder is None and options["resume"]:
+        folder = _unfinished_training(runs, spec)
+    folder = folder or choose_folder(runs, "train", options["out"].stem)
+    quiet = options["quiet"]
+    events = train(spec, folder=folder, out=options["out"], resume=options["resume"], argv=argv())
+    title = f"training {spec.arch} on {options['data']} against {options['adv']}"
+    if spec.eps_scale != 1:
+        title += f" at {spec.eps_scale:g} × eps"
+    done = None
+    try:
+        for event in console.follow(events, console.TrainProgress(title), quiet=quiet):
+            if isinstance(event, TrainDone):
+                done = event
+    except KeyboardInterrupt:
+        click.echo(
+            "robust: interrupted; finished epochs are kept. To go on, repeat the command with "
+            f"--resume --run {folder}",
+            err=True,
+        )
+        return INTERRUPTED
+    assert done is not None
+    report = api.write_training_report(folder)
+    if not quiet:
+        console.training_results(done, str(options["out"]), str(report))
+    return 0
+
+
+def _train_spec(options: dict[str, Any]) -> TrainSpec:
+    low, high = options["box"]
+
+    def data(source: str | None, split: str | None = None) -> dict[str, Any] | None:
+        return None if source is None else DataSpec(source, split, low=low, high=high).to_dict()
+
+    digits = options["data"].partition(":")[0] == "digits"
+    eps = options["eps"]
+    if eps is None:
+        if not digits:
+            raise RobustError("say how far an attacker may go: --eps 8/255, say")
+        eps = 0.1 * (high - low)
+    # The embedded digits are few: training on a wider ball and stronger decay make up for it.
+    eps_scale, weight_decay = options["eps_scale"], options["weight_decay"]
+    if eps_scale is None:
+        eps_scale = 1.25 if digits else 1.0
+    if weight_decay is None:
+        weight_decay = 2e-3 if digits else 5e-4
+    lr = options["lr"]
+    if lr is None:
+        lr = 0.1 if options["optimizer"] == "sgd" else 1e-3
+    normalise: Any = "auto"
+    if options["mean"] or options["std"]:
+        mean = options["mean"] or [0.0] * len(options["std"])
+        normalise = {"mean": list(mean), "std": list(options["std"] or [1.0] * len(mean))}
+    same = (
+        "mix val_fraction epochs batch_size optimizer momentum schedule "
+        "eps_warmup precision init class_weights patience val_limit seed"
+    )
+    return TrainSpec(
+        data=data(options["data"]) or {},
+        validation=data(options["validation"]),
+        test=data(options["test"]),
+        adv=parse_adv(options["adv"]),
+        threat={"norm": options["norm"], "eps": eps, "low": low, "high": high},
+        arch=options["arch"] or _arch_of(options["init"]) or "small-cnn",
+        lr=lr,
+        eps_scale=eps_scale,
+        weight_decay=weight_decay,
+        freeze=list(options["freeze"]),
+        val_attack=describe_attack(parse_attack(options["val_attack"])),
+        normalise=normalise,
+        device=str(choose_device(options["device"])),
+        **{name: options[name] for name in same.split()},
+    )
+
+
+def _arch_of(init: str | None) -> str | None:
+    """The architecture that a checkpoint to start from names, if it names one."""
+    if init is None:
+        return None
+    try:
+        return load_model(init).info.arch
+    except RobustError:  # no checkpoint of ours, or none at all: training says what is wrong
+        return None
+
+
+def _unfinished_training(runs: Path, spec: TrainSpec) -> Path | None:
+    """The newest unfinished training below `runs` of these options, whatever the data hold."""
+    wanted = {k: v for k, v in spec.to_dict().items() if k != "fingerprints"}
+    return find_unfinished(runs, lambda record: wanted.items() <= record["spec"].items())
