@@ -239,8 +239,8 @@ def test_eps_warms_up_linearly(toy, tmp_path, monkeypatch):
     seen = []
     plain = type(spec.defense()).step
 
-    def step(self, model, x, y, threat, rng, *, loss):
-        result = plain(self, model, x, y, threat, rng, loss=loss)
+    def step(self, model, x, y, threat, rng, *, loss, seen):
+        result = plain(self, model, x, y, threat, rng, loss=loss, seen=seen)
         seen.append(float((result.x_adv - x).abs().max()))
         assert seen[-1] <= threat.eps + 1e-6
         return result
