@@ -22,6 +22,7 @@ class Defended(nn.Module):
     guessed     nobody declared how to attack it: `exposed` and `draws` are guesses
     records     {"name", "params"} of each defense, in the order in which a sample meets them
     frame       of the samples that come in
+    behind      of what reaches the model: another one where a defense changes their shape
     parts       what each defense has learned, by its number
     """
 
@@ -34,15 +35,34 @@ class Defended(nn.Module):
         guessed: bool = False,
         records: Sequence[dict[str, Any]] = (),
         frame: Frame | None = None,
+        behind: Frame | None = None,
         parts: nn.ModuleDict | None = None,
     ) -> None:
         super().__init__()
         self.model, self.exposed = model, exposed
         self.parts = nn.ModuleDict() if parts is None else parts
-        self.draws, self.guessed, self.records, self.frame = draws, guessed, list(records), frame
+        self.draws, self.guessed, self.records = draws, guessed, list(records)
+        self.frame, self.behind = frame, behind or frame
 
     def forward(self, x: Tensor) -> Any:
         return self.model(x)
+
+
+def frames_of(defenses: Sequence[Defense], names: Sequence[str], frame: Frame) -> list[Frame]:
+    """The frame that each defense is put around, and last that of what the model itself takes.
+
+    Raises RobustError for an order that makes no sense, and where a defense cannot handle such
+    samples.
+    """
+    refuse_order(names, [defense.place for defense in defenses])
+    frames = [frame]
+    for defense, name in zip(defenses, names, strict=True):
+        try:
+            defense.check(frames[-1])
+        except RobustError as error:
+            raise RobustError(f"{name}: {error}") from error
+        frames.append(defense.frame_behind(frames[-1]))
+    return frames
 
 
 def compose(
@@ -62,14 +82,7 @@ def compose(
     Raises RobustError for an order that makes no sense, and where a defense cannot handle such
     samples or such a model, which is asked about one.
     """
-    refuse_order(names, [defense.place for defense in defenses])
-    frames = [frame]
-    for defense, name in zip(defenses, names, strict=True):
-        try:
-            defense.check(frames[-1])
-        except RobustError as error:
-            raise RobustError(f"{name}: {error}") from error
-        frames.append(defense.frame_behind(frames[-1]))
+    frames = frames_of(defenses, names, frame)
     made = list(zip(defenses, frames, strict=False))
     inner = [number for number, defense in enumerate(defenses) if defense.place != "input"]
     outer = [number for number, defense in enumerate(defenses) if defense.place == "input"]
@@ -89,7 +102,14 @@ def compose(
         ]
     draws = max((defense.draws for defense in defenses), default=1)
     defended = Defended(
-        deployed, exposed, draws=draws, guessed=guessed, records=records, frame=frame, parts=parts
+        deployed,
+        exposed,
+        draws=draws,
+        guessed=guessed,
+        records=records,
+        frame=frame,
+        behind=frames[-1],
+        parts=parts,
     )
     _test(defended, frame, " + ".join(names))
     return defended
