@@ -257,6 +257,9 @@ def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise RobustError(f"{name} has no parameter {key!r}{_suggest(key, known)}; {has}")
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise RobustError(f"{name} needs {field.name}=…, which has no default")
     return cls(**{key: _convert(key, text, known[key]) for key, text in values.items()})
 
 

@@ -45,7 +45,12 @@ class Defended(nn.Module):
         self.frame, self.behind = frame, behind or frame
 
     def forward(self, x: Tensor) -> Any:
-        return self.model(x)
+        output = self.model(x)
+        if x.requires_grad and isinstance(output, Tensor):
+            # Without a path to the input, an attacker who does not know better sees zeros.
+            nothing = 0 * x.flatten(1).sum(1)
+            output = output + (nothing if output.dim() == 1 else nothing.unsqueeze(1))
+        return output
 
 
 def frames_of(defenses: Sequence[Defense], names: Sequence[str], frame: Frame) -> list[Frame]:

@@ -203,13 +203,10 @@ class Before(nn.Module):
             return self.defense.transform(x, self.frame, self.parts)
         with torch.no_grad():
             changed = self.defense.transform(x, self.frame, self.parts)
-        if not x.requires_grad:
+        if not (x.requires_grad and self.exposed):
             return changed
-        if self.exposed:
-            near = self.defense.stand_in(x, self.frame)
-            return near + (changed - near).detach()
-        # Deployed, there is no path to the input: an attacker who does not know better sees zeros.
-        return changed + 0 * x.flatten(1).sum(1).view(-1, *[1] * (changed.dim() - 1))
+        near = self.defense.stand_in(x, self.frame)
+        return near + (changed - near).detach()
 
     def extra_repr(self) -> str:
         return repr(self.defense)

@@ -53,6 +53,37 @@ def save_checkpoint(
     that loading runs no code. Where it cannot be exported, loading will ask for --arch.
     Raises RobustError for values that are not JSON-able, or where the file cannot be written.
     """
+    content = checkpoint_content(
+        net,
+        arch=arch,
+        shape=shape,
+        num_classes=num_classes,
+        classes=classes,
+        mean=mean,
+        std=std,
+        data=data,
+        threat=threat,
+        extra=extra,
+    )
+    if defended is not None and defended.records:
+        content |= with_defenses(defended)
+    write_checkpoint(Path(path), content)
+
+
+def checkpoint_content(
+    net: nn.Module,
+    *,
+    arch: str,
+    shape: Sequence[int],
+    num_classes: int,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    data: Mapping[str, Any] | None = None,
+    threat: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What `save_checkpoint` writes of a network, but for defenses around it."""
     if isinstance(net, Standardise):
         if mean is None and std is None:
             mean, std = net.mean.tolist(), net.std.tolist()
@@ -65,7 +96,7 @@ def save_checkpoint(
         raise RobustError(
             f"data, threat and extra of a checkpoint must be JSON: {error}"
         ) from error
-    content = {
+    return {
         "format": FORMAT,
         "version": 1,
         "arch": arch,
@@ -80,9 +111,6 @@ def save_checkpoint(
         },
         "program": _export(net, shape) if is_file_arch(arch) else None,
     }
-    if defended is not None and defended.records:
-        content |= with_defenses(defended)
-    write_checkpoint(Path(path), content)
 
 
 def with_defenses(defended: Defended) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from .checkpoint import (
     FORMAT,
     VERSION,
     check_checkpoint,
-    save_checkpoint,
+    checkpoint_content,
     with_defenses,
     write_checkpoint,
 )
 from .info import Loaded, ModelInfo
 from .weights import read_pickle
+from .wrappers import LogProbabilities
 
 _ARCHIVES = ("torch.export", "torchscript", "onnx")
 
@@ -31,13 +32,16 @@ def save_defended(path: str | os.PathLike[str], loaded: Loaded) -> None:
     """
     defended, info = loaded.module, loaded.info
     assert isinstance(defended, Defended)
+    around = with_defenses(defended)
+    if any(isinstance(module, LogProbabilities) for module in defended.modules()):
+        around["probabilities"] = True
+    content: dict[str, Any]
     if info.kind == FORMAT:
         content, _ = read_pickle(Path(info.path), trust_pickle=False)
         content = check_checkpoint(content, Path(info.path))
         content |= {"mean": _listed(info.mean), "std": _listed(info.std), "arch": info.arch}
-        write_checkpoint(Path(path), {**content, **with_defenses(defended)})
     elif info.kind in _ARCHIVES:
-        write_checkpoint(Path(path), _around_file(info) | with_defenses(defended))
+        content = _around_file(info)
     elif info.arch is None or loaded.net is None:
         raise RobustError(
             f"{info.path} is a {info.kind}, which cannot be kept in a checkpoint: save a "
@@ -46,8 +50,7 @@ def save_defended(path: str | os.PathLike[str], loaded: Loaded) -> None:
     else:
         assert info.shape is not None
         assert info.num_classes is not None
-        save_checkpoint(
-            path,
+        content = checkpoint_content(
             loaded.net,
             arch=info.arch,
             shape=info.shape,
@@ -55,8 +58,8 @@ def save_defended(path: str | os.PathLike[str], loaded: Loaded) -> None:
             classes=info.classes,
             mean=info.mean,
             std=info.std,
-            defended=defended,
         )
+    write_checkpoint(Path(path), content | around)
 
 
 def _listed(values: tuple[Any, ...] | None) -> list[Any] | None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from robust.core.defended import Defended
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -92,6 +94,11 @@ def in_memory(
         threat=None,
         parameters=count_parameters(module),
     )
+    if isinstance(module, Defended) and module.frame is not None:
+        frame = module.frame
+        info = dataclasses.replace(
+            info, defenses=tuple(module.records), box=(frame.low, frame.high)
+        )
     return Loaded(module, info)
 
 

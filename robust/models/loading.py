@@ -106,6 +106,8 @@ def load_model(
     if mean is not None or std is not None:
         means, stds = check_normalisation(mean, std)
         info = replace(info, mean=means, std=stds)
+    if isinstance(content, dict):
+        probabilities = probabilities or content.get("probabilities") is True
     loaded = _finish(net, info, probabilities)
     parts = content.get("parts") if isinstance(content, dict) else None
     return _with_defenses(loaded, defenses, parts or {}, (low, high))
