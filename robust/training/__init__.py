@@ -1,8 +1,9 @@
 """Training: the engine, what it asks for (TrainSpec), its run folder and its events."""
 
+from .adv import describe_attack, make_attack, parse_adv
 from .engine import train
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
-from .spec import TrainSpec, describe_attack, eps_at, lr_at, make_attack, parse_adv
+from .spec import TrainSpec, eps_at, lr_at
 
 __all__ = [
     "Alarm",

@@ -23,6 +23,7 @@ from robust.models import describe, flops, read_weights, save_checkpoint
 from robust.models.info import hash_file
 from robust.preflight import choose_device
 
+from .adv import make_attack
 from .data import Data, Samples, choose, cut, open_all
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
 from .folder import Row, TrainFolder, finite
@@ -36,7 +37,7 @@ from .network import (
     make_optimizer,
     with_normalisation,
 )
-from .spec import TrainSpec, eps_at, lr_at, make_attack
+from .spec import TrainSpec, eps_at, lr_at
 
 _CHUNK = 50  # steps between two looks at the loss, and so between two Progress events
 _REFRESH = 60.0  # seconds after which model.pt and best.pt are written in mid-run
