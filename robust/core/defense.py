@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from .attack import Attack
 from .errors import RobustError
 from .goal import as_logits
 from .intercept import Intercepting
@@ -72,6 +73,7 @@ class Defense(ABC):  # noqa: B024  # no face is required of every defense
     broken_by   what is known to break it, with the paper; "" where nothing does
     place       what it changes of a deployed model: its "input", "layers" or "output"; "" nothing
     trained     a model must be trained with it: around another one it does not work
+    freezes     while it trains the network keeps its weights, and only its own `parts` learn
     """
 
     family: ClassVar[str] = ""
@@ -80,6 +82,7 @@ class Defense(ABC):  # noqa: B024  # no face is required of every defense
     broken_by: ClassVar[str] = ""
     place: ClassVar[str] = ""
     trained: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
 
     def check(self, frame: Frame) -> None:  # noqa: B027  # most take whatever comes
         """Raise RobustError where it cannot handle such samples."""
@@ -116,6 +119,21 @@ class Defense(ABC):  # noqa: B024  # no face is required of every defense
         """
         logits = as_logits(model(x), len(x))
         return Step(loss(logits, y).mean(), logits.detach(), x)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains in a way of its own; others stand around what adversarial or natural
+        training trains."""
+        own, plain = type(self), Defense
+        return own.step is not plain.step or own.against is not plain.against
+
+    def against(self, attack: Attack | None) -> "Defense":
+        """What trains where the run has this inner attack (`--adv`; None: it has none). Asked only
+        of a defense that `trains`. Raises RobustError for what it has no use for.
+        """
+        if attack is not None:
+            raise RobustError("it trains in its own way, without an inner attack: drop --adv")
+        return self
 
     # What it puts around a model, and how an attacker sees through it
 
