@@ -117,6 +117,8 @@ def test_a_sample_meets_defenses_in_their_order(net, x):
     assert torch.equal(one(at), net(at * 0 + 1))
     assert torch.equal(other(at * 0 + 0.51), net(at * 0 + 1))
     assert [record["params"]["bits"] for record in one.records] == [1, 2]
+    for defended in (one, other):
+        assert torch.equal(defended.exposed(x), defended(x))
     assert type(one.model).__name__ == "Before"
     assert one.model.defense.bits == 1  # the first that a sample meets is the outermost
 
