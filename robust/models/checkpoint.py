@@ -64,6 +64,7 @@ def save_checkpoint(
         data=data,
         threat=threat,
         extra=extra,
+        behind=None if defended is None or defended.behind is None else defended.behind.shape,
     )
     if defended is not None and defended.records:
         content |= with_defenses(defended)
@@ -82,8 +83,12 @@ def checkpoint_content(
     data: Mapping[str, Any] | None = None,
     threat: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    behind: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """What `save_checkpoint` writes of a network, but for defenses around it."""
+    """What `save_checkpoint` writes of a network, but for defenses around it.
+
+    behind  shape of what these hand to the network; None: as samples come
+    """
     if isinstance(net, Standardise):
         if mean is None and std is None:
             mean, std = net.mean.tolist(), net.std.tolist()
@@ -109,13 +114,14 @@ def checkpoint_content(
         "state_dict": {
             k: v.detach().cpu().clone() for k, v in net.state_dict().items() if _is_tensor(v)
         },
-        "program": _export(net, shape) if is_file_arch(arch) else None,
+        "program": _export(net, behind or shape) if is_file_arch(arch) else None,
     }
 
 
 def with_defenses(defended: Defended) -> dict[str, Any]:
     """What a checkpoint says of the defenses around its network."""
     assert defended.frame is not None
+    assert defended.behind is not None
     try:
         records = json.loads(json.dumps(defended.records))
     except (TypeError, ValueError) as error:
@@ -124,6 +130,7 @@ def with_defenses(defended: Defended) -> dict[str, Any]:
         "version": VERSION,
         "defenses": records,
         "box": [defended.frame.low, defended.frame.high],
+        "behind": list(defended.behind.shape),
         "parts": {k: v.detach().cpu().clone() for k, v in defended.parts.state_dict().items()},
     }
 
@@ -182,6 +189,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "inside": lambda v: v is None or (_is_tensor(v) and v.dtype == torch.uint8),
     "defenses": lambda v: v is None or (isinstance(v, list) and all(map(_is_record, v))),
     "box": lambda v: v is None or (_list_of((int, float), v) and len(v) == 2),
+    "behind": lambda v: v is None or (_list_of(int, v) and len(v) > 0 and min(v) > 0),
     "parts": lambda v: v is None or (isinstance(v, dict) and all(map(_is_tensor, v.values()))),
 }
 

@@ -109,6 +109,9 @@ def load_model(
     if isinstance(content, dict):
         probabilities = probabilities or content.get("probabilities") is True
     loaded = _finish(net, info, probabilities)
+    if loaded.info.kind == FORMAT:  # what comes in may have another shape than what reaches it
+        shape = tuple(content["shape"])
+        loaded = Loaded(loaded.module, replace(loaded.info, shape=shape), loaded.net)
     parts = content.get("parts") if isinstance(content, dict) else None
     return _with_defenses(loaded, defenses, parts or {}, (low, high))
 
@@ -269,7 +272,7 @@ def _from_checkpoint(content: dict[str, Any], info: ModelInfo) -> tuple[nn.Modul
         info,
         kind=FORMAT,
         arch=override or content["arch"],
-        shape=tuple(content["shape"]),
+        shape=tuple(content.get("behind") or content["shape"]),
         num_classes=content["num_classes"],
         classes=None if classes is None else tuple(classes),
         mean=None if mean is None else tuple(mean),
