@@ -101,7 +101,7 @@ def find(kind: str, name: str) -> type[Any]:
     if name not in known:
         noun = kind.removesuffix("s")
         raise RobustError(
-            f"unknown {noun} {name!r}{_suggest(name, known)}; see `robust list {kind}`"
+            f"unknown {noun} {name!r}{suggest(name, known)}; see `robust list {kind}`"
         )
     return known[name]()
 
@@ -111,7 +111,7 @@ def peers(engine: str) -> dict[str, type[Any]]:
     there = importlib.import_module("robust.peers")
     if engine not in there.ENGINES:
         raise RobustError(
-            f"unknown engine {engine!r}{_suggest(engine, there.ENGINES)}; there are "
+            f"unknown engine {engine!r}{suggest(engine, there.ENGINES)}; there are "
             f"{' and '.join(there.ENGINES)}"
         )
     return there.attacks(engine)  # type: ignore[no-any-return]
@@ -125,7 +125,7 @@ def _find_peer(engine: str, name: str) -> type[Any]:
     found = known.get(other_names.get(name, name))
     if found is None:
         raise RobustError(
-            f"unknown attack {name!r} of {engine}{_suggest(name, [*known, *other_names])}; see "
+            f"unknown attack {name!r} of {engine}{suggest(name, [*known, *other_names])}; see "
             f"`robust list attacks --engine {engine}`"
         )
     return found
@@ -256,7 +256,7 @@ def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
             raise RobustError(f"{name}: {key} is not yours to set: {cls.reserved[key]}")
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
-            raise RobustError(f"{name} has no parameter {key!r}{_suggest(key, known)}; {has}")
+            raise RobustError(f"{name} has no parameter {key!r}{suggest(key, known)}; {has}")
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in values:
             raise RobustError(f"{name} needs {field.name}=…, which has no default")
@@ -276,7 +276,8 @@ def parse_pairs(name: str, pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
+    """How to end a message about an unknown name: with the nearest known name or preset, if any."""
     names = {one.lower(): one for one in [*known, *PRESETS]}
     close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     close.sort(key=lambda one: sorted(one) != sorted(name.lower()))  # swapped letters come first

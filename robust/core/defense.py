@@ -3,7 +3,7 @@ how an adaptive attacker sees through that."""
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -119,6 +119,38 @@ class Defense(ABC):  # noqa: B024  # no face is required of every defense
         """
         logits = as_logits(model(x), len(x))
         return Step(loss(logits, y).mean(), logits.detach(), x)
+
+    def updates(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        rng: Generator,
+        *,
+        loss: Criterion,
+        seen: nn.Module,
+        memory: dict[str, Tensor],
+    ) -> Iterator[Step]:
+        """The updates that one batch is worth: one `step`, or more where it is replayed. The engine
+        asks for the next one when the optimiser has made its step.
+
+        memory  what the batch before left, to be changed in place; empty when an epoch begins
+        """
+        yield self.step(model, x, y, threat, rng, loss=loss, seen=seen)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the models that its training asks: see `opened`."""
+        return ()
+
+    def opened(self, open_model: Callable[[str], nn.Module], frame: Frame) -> "Defense":
+        """What trains, with its `files` opened: asked once, before a run begins.
+
+        open_model(path) gives logits, in eval mode and without gradients for its parameters; frame
+        is that of the samples. Raises RobustError where such a model does not fit the run.
+        """
+        return self
 
     @property
     def trains(self) -> bool:

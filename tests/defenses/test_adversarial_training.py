@@ -30,7 +30,8 @@ def network(*layers):
 
 
 def step(defense, model, threat=THREAT, n=10):
-    return defense.step(model, *batch(n), threat, generator(0, "attack"), loss=criterion)
+    rng = generator(0, "attack")
+    return defense.step(model, *batch(n), threat, rng, loss=criterion, seen=model)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_model_with_one_logit_learns_two_classes():
         model = nn.Linear(6, 1)
     x, y = batch()[0], batch()[1] % 2
     result = AdversarialTraining(attack=None).step(
-        model, x, y, THREAT, generator(0), loss=criterion
+        model, x, y, THREAT, generator(0), loss=criterion, seen=model
     )
     expected = torch.nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
     torch.testing.assert_close(result.loss, expected)
