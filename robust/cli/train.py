@@ -12,11 +12,17 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
 @click.command()
 @click.option(
     "--adv",
-    default="pgd",
-    show_default=True,
     metavar="NAME[,KEY=VALUE…]",
     help="The attack to train against: pgd (7 steps), fgsm (random start), any other of "
-    "`robust list attacks`, or none.",
+    "`robust list attacks`, or none: natural training.  [default: pgd; with --defense none]",
+)
+@click.option(
+    "--defense",
+    "defenses",
+    multiple=True,
+    metavar="NAME[,KEY=VALUE…]",
+    help="Repeatable, in the order in which a sample meets them: defenses around the network "
+    "while it is trained and after (`robust list defenses`). Without --adv training is natural.",
 )
 @click.option(
     "--mix",
@@ -174,6 +180,7 @@ def train(**options: Any) -> None:  # fmt: skip
         --arch preact-resnet18 --batch-size 128 --out cifar.pt
     robust train --adv fgsm --data images/ --eps 4/255 --init pretrained.pt \\
         --freeze 'features.*'
+    robust train --defense bit-depth,bits=3 --adv pgd
     """
     from robust.commands.train import run_train
 

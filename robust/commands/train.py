@@ -8,15 +8,22 @@ import click
 from robust import api, console
 from robust.core.errors import RobustError
 from robust.data import DataSpec
-from robust.models import load_model
+from robust.models import describe_defense, load_model, parse_defense
 from robust.preflight import choose_device
-from robust.registry import (
-    parse_attack,
-)
+from robust.registry import parse_attack
 from robust.store import argv, choose_folder, find_unfinished
-from robust.training import TrainDone, TrainSpec, describe_attack, parse_adv, train
+from robust.training import (
+    NO_ATTACK,
+    TrainDone,
+    TrainSpec,
+    describe_attack,
+    parse_adv,
+    train,
+)
 
 from . import INTERRUPTED
+
+DEFAULT_ADV = "pgd"
 
 
 def run_train(runs: Path, **options: Any) -> int:
@@ -28,9 +35,7 @@ def run_train(runs: Path, **options: Any) -> int:
     folder = folder or choose_folder(runs, "train", options["out"].stem)
     quiet = options["quiet"]
     events = train(spec, folder=folder, out=options["out"], resume=options["resume"], argv=argv())
-    title = f"training {spec.arch} on {options['data']} against {options['adv']}"
-    if spec.eps_scale != 1:
-        title += f" at {spec.eps_scale:g} × eps"
+    title = f"training {spec.arch} on {options['data']}{_against(spec, options)}"
     done = None
     try:
         for event in console.follow(events, console.TrainProgress(title), quiet=quiet):
@@ -48,6 +53,18 @@ def run_train(runs: Path, **options: Any) -> int:
     if not quiet:
         console.training_results(done, str(options["out"]), str(report))
     return 0
+
+
+def _against(spec: TrainSpec, options: dict[str, Any]) -> str:
+    """How the title says what is trained with."""
+    texts = []
+    if options["defenses"]:
+        texts.append(f" with {' + '.join(options['defenses'])}")
+    if spec.adv != NO_ATTACK:
+        texts.append(f" against {options['adv'] or DEFAULT_ADV}")
+        if spec.eps_scale != 1:
+            texts.append(f" at {spec.eps_scale:g} × eps")
+    return "".join(texts)
 
 
 def _train_spec(options: dict[str, Any]) -> TrainSpec:
@@ -68,6 +85,7 @@ def _train_spec(options: dict[str, Any]) -> TrainSpec:
         eps_scale = 1.25 if digits else 1.0
     if weight_decay is None:
         weight_decay = 2e-3 if digits else 5e-4
+    adv = options["adv"] or ("none" if options["defenses"] else DEFAULT_ADV)
     lr = options["lr"]
     if lr is None:
         lr = 0.1 if options["optimizer"] == "sgd" else 1e-3
@@ -83,7 +101,8 @@ def _train_spec(options: dict[str, Any]) -> TrainSpec:
         data=data(options["data"]) or {},
         validation=data(options["validation"]),
         test=data(options["test"]),
-        adv=parse_adv(options["adv"]),
+        adv=parse_adv(adv),
+        defenses=[describe_defense(*parse_defense(text)) for text in options["defenses"]],
         threat={"norm": options["norm"], "eps": eps, "low": low, "high": high},
         arch=options["arch"] or _arch_of(options["init"]) or "small-cnn",
         lr=lr,

@@ -4,7 +4,7 @@ from .architectures import architectures, describe, flops, he_init
 from .building import build
 from .checkpoint import save_checkpoint
 from .defended_file import save_defended
-from .defending import answers_differ, around, defend, make_defense, parse_defense
+from .defending import answers_differ, around, defend, describe_defense, make_defense, parse_defense
 from .info import Loaded, ModelInfo, in_memory
 from .loading import NoArchitecture, load_model, read_weights
 from .wrappers import Standardise
@@ -20,6 +20,7 @@ __all__ = [
     "build",
     "defend",
     "describe",
+    "describe_defense",
     "flops",
     "he_init",
     "in_memory",

@@ -1,11 +1,12 @@
 """Training: the engine, what it asks for (TrainSpec), its run folder and its events."""
 
-from .adv import describe_attack, make_attack, parse_adv
+from .adv import NO_ATTACK, describe_attack, make_attack, parse_adv
 from .engine import train
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
 from .spec import TrainSpec, eps_at, lr_at
 
 __all__ = [
+    "NO_ATTACK",
     "Alarm",
     "EpochDone",
     "Event",

@@ -31,11 +31,9 @@ from .measure import alarm, measure
 from .network import (
     Autocast,
     Criterion,
-    check_fit,
     freeze,
     make_network,
     make_optimizer,
-    with_normalisation,
 )
 from .spec import TrainSpec, eps_at, lr_at
 
@@ -90,25 +88,29 @@ class _Run:
         self.validation = Samples(
             data.validation, choose(data.validation, spec.val_limit, spec.seed), self.device
         )
-        self.net, self.mean, self.std, self.fresh = make_network(spec, data, self.samples)
-        self.model = with_normalisation(self.net, self.mean, self.std).to(self.device)
-        check_fit(self.model, self.samples, data.num_classes)
-        self.still = freeze(self.net, spec.freeze)
-        self.optimizer = make_optimizer(spec, self.net)
+        self.network = make_network(spec, data, self.samples, self.device)
+        self.still = freeze(self.network.net, spec.freeze)
+        self.optimizer = make_optimizer(spec, self.network.free())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=spec.precision == "fp16")
         self.criterion = Criterion(spec, data).to(self.device)
-        self.forward = Autocast(self.model, self.device.type, spec.precision)
+        defended = self.network.defended
+        self.forward = Autocast(defended.model, self.device.type, spec.precision)
+        self.seen = self.forward
+        if defended.exposed is not defended.model:
+            self.seen = Autocast(defended.exposed, self.device.type, spec.precision)
         self.began = time.perf_counter()
         self.refreshed = self.began
         self.earlier = 0.0
         self.started = False
 
     def events(self, out: Path | None) -> Iterator[Event]:
+        net, behind = self.network.net, self.network.defended.behind
+        assert behind is not None
         size = {
-            "parameters": sum(p.numel() for p in self.net.parameters()),
-            "flops": flops(self.net, self.data.train.shape),
+            "parameters": sum(p.numel() for p in self.network.trained.parameters()),
+            "flops": flops(net, behind.shape),
         }
-        self.folder.begin(describe(self.net, self.data.train.shape), size)
+        self.folder.begin(describe(net, behind.shape), size)
         self.started = True
         self._restore()
         rows = self.folder.rows()
@@ -118,7 +120,7 @@ class _Run:
             samples=len(self.samples),
             validation=len(self.validation),
             rows=tuple(rows),
-            fresh=self.fresh,
+            fresh=self.network.fresh,
             **size,
         )
         epoch = len(rows)
@@ -173,7 +175,7 @@ class _Run:
         threat = dataclasses.replace(self.threat, eps=eps_at(spec, passed + 1 / steps))
         rng = generator(spec.seed, "attack", epoch, step)
         result = self.defense.step(
-            self.forward, x, y, threat, rng, loss=self.criterion, seen=self.forward
+            self.forward, x, y, threat, rng, loss=self.criterion, seen=self.seen
         )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(result.loss).backward()  # type: ignore[no-untyped-call]
@@ -184,14 +186,14 @@ class _Run:
         return result.loss.detach() * len(x), (result.logits.argmax(1) == y).sum()
 
     def _training_mode(self) -> None:
-        self.forward.train()
+        self.network.defended.train()
         for module in self.still:
             module.eval()
 
     def _measure(self, epoch: int) -> Row:
         with seeded(self.spec.seed, "measure", epoch):
             return measure(
-                self.model,
+                self.network.defended,
                 self.validation,
                 self.threat,
                 make_attack(self.spec.val_attack),
@@ -210,18 +212,18 @@ class _Run:
         if self.defense.attacks:
             row["alarm"] = alarm(row, highest["val_robust_accuracy"])
         highest = {key: max(value, row[key]) for key, value in highest.items()}
-        weights = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+        weights = self.network.weights()
         best = old is None or self._better(row, old["best_row"], highest)
         self.folder.commit(
             {
                 "spec_hash": self.spec.hash,
                 "row": row,
-                "net": weights,
+                "weights": weights,
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "highest": highest,
                 "best_row": row if best or old is None else old["best_row"],
-                "best_net": weights if best or old is None else old["best_net"],
+                "best_weights": weights if best or old is None else old["best_weights"],
                 "seconds": self._seconds(),
             }
         )
@@ -252,7 +254,7 @@ class _Run:
     def _restore(self) -> None:
         state = self.folder.state
         if state is not None:
-            self.net.load_state_dict(state["net"])
+            self.network.trained.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.earlier = state["seconds"]
@@ -289,21 +291,21 @@ class _Run:
         """model.pt and best.pt from the state. The network itself keeps its weights."""
         state = self.folder.state
         assert state is not None
-        now = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        network, now = self.network, self.network.weights()
         for name, key, row in (
-            ("model.pt", "net", state["row"]),
-            ("best.pt", "best_net", state["best_row"]),
+            ("model.pt", "weights", state["row"]),
+            ("best.pt", "best_weights", state["best_row"]),
         ):
-            self.net.load_state_dict(state[key])
+            network.trained.load_state_dict(state[key])
             save_checkpoint(
                 self.folder.path / name,
-                self.net,
+                network.net,
                 arch=self.spec.arch,
                 shape=self.data.train.shape,
                 num_classes=self.data.num_classes,
                 classes=self.data.train.classes,
-                mean=self.mean,
-                std=self.std,
+                mean=network.mean,
+                std=network.std,
                 data=self.data.attack.to_dict(),
                 threat=self.spec.threat,
                 extra={
@@ -315,8 +317,9 @@ class _Run:
                     "seed": self.spec.seed,
                     "spec_hash": self.spec.hash,
                 },
+                defended=network.defended,
             )
-        self.net.load_state_dict(now)
+        network.trained.load_state_dict(now)
         self.refreshed = time.perf_counter()
 
     def _diverged(self, epoch: int) -> None:

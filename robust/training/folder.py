@@ -177,6 +177,10 @@ def _read_state(path: Path, digest: str) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state["spec_hash"] == digest:
+            for key in {"net", "best_net"} & state.keys():  # before there were defenses
+                state[key.replace("net", "weights")] = {
+                    f"net.{name}": value for name, value in state.pop(key).items()
+                }
             return state
     except Exception as error:
         raise RobustError(f"{path} is damaged; start again in another folder") from error

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from robust.core.attack import Attack
+from robust.core.defended import Defended
 from robust.core.goal import Goal, as_logits
 from robust.core.rng import generator
 from robust.core.threat import Threat
@@ -25,7 +26,7 @@ GAP, FALL = 0.3, 0.5
 
 
 def measure(
-    model: nn.Module,
+    model: Defended,
     samples: Samples,
     threat: Threat,
     attack: Attack,
@@ -38,7 +39,8 @@ def measure(
     """The validation columns of a row: mean losses (cross-entropy), accuracies, confusions.
 
     The attack goes on after success, as it does in training: the robust loss is that of the
-    strongest point it found. FGSM starts at the sample itself.
+    strongest point it found. FGSM starts at the sample itself. Both search on what an adaptive
+    attacker sees, one draw a step, and what counts is what the model answers.
     """
     points = {"clean": None, "robust": attack, "fgsm": parse_attack("fgsm")}
     losses = {name: torch.zeros((), dtype=torch.float64) for name in points}
@@ -51,7 +53,7 @@ def measure(
             for name, search in points.items():
                 at = x
                 if search is not None:
-                    victim = Victim(model, len(x), search.access, x.device)
+                    victim = Victim(model.exposed, len(x), search.access, x.device)
                     rng = generator(seed, name, number)
                     at = search.search(victim, x, Goal(y, persist=True), threat, rng)
                 logits = as_logits(model(at), len(x))

@@ -2,19 +2,25 @@
 
 import fnmatch
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from robust.core.defended import Defended, frames_of
+from robust.core.defense import Frame
 from robust.core.errors import RobustError
 from robust.core.rng import seeded
 from robust.models import Standardise, build, load_model, read_weights
+from robust.models import around as around_model
 from robust.preflight import forward
 
 from .data import Data, Samples, mean_and_std
 from .spec import TrainSpec
+from .trainer import around_network
 
 
 class Autocast(nn.Module):
@@ -38,12 +44,69 @@ class Autocast(nn.Module):
         return output.float() if isinstance(output, Tensor) else output
 
 
-def make_network(
-    spec: TrainSpec, data: Data, samples: Samples
-) -> tuple[nn.Module, list[float] | None, list[float] | None, tuple[str, ...]]:
-    """The network, its normalisation, and the parameters that `init` did not give it."""
+@dataclass(frozen=True)
+class Network:
+    """What a run trains: a network with its normalisation and defenses around it.
+
+    net         the network alone; mean, std: its normalisation
+    defended    with all that is around it: what is deployed, and as an attacker sees it
+    fresh       parameters that `init` did not give it
+    """
+
+    net: nn.Module
+    defended: Defended
+    mean: list[float] | None
+    std: list[float] | None
+    fresh: tuple[str, ...] = ()
+
+    @cached_property
+    def trained(self) -> nn.ModuleDict:
+        """All that has weights: the network, and what its defenses learn."""
+        return nn.ModuleDict({"net": self.net, "parts": self.defended.parts})
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all weights and statistics."""
+        return {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
+
+    def free(self) -> list[nn.Parameter]:
+        """The parameters to train."""
+        return [p for p in self.trained.parameters() if p.requires_grad]
+
+
+def make_network(spec: TrainSpec, data: Data, samples: Samples, device: torch.device) -> Network:
+    """The network of a run, on the device. RobustError where its parts do not fit together."""
+    source = data.train
+    around = around_network(spec.named())
+    names, defenses = [name for name, _ in around], [defense for _, defense in around]
+    frame = Frame(tuple(source.shape), data.num_classes, source.low, source.high)
+    behind = frames_of(defenses, names, frame)[-1]
     with seeded(spec.seed, "init"):
-        net = build(spec.arch, data.train.shape, data.num_classes)
+        net = build(spec.arch, behind.shape, data.num_classes)
+    mean, std, fresh = _start(net, spec, samples, measured=behind.shape == frame.shape)
+    model = with_normalisation(net, mean, std).to(device)
+    check_fit(model, behind, min(2, len(samples)), device)
+    if not around:
+        return Network(net, Defended(model, model, frame=frame, behind=frame), mean, std, fresh)
+    with seeded(spec.seed, "parts"):
+        defended = around_model(model, around, frame).to(device)
+    frozen = next((name for name, defense in around if defense.freezes), None)
+    if frozen is not None:
+        if fresh:
+            raise RobustError(f"{frozen} keeps the weights of --init, which has other classes")
+        net.requires_grad_(False)
+    if spec.init is not None:
+        _fill_parts(defended, spec.init)
+    return Network(net, defended, mean, std, fresh)
+
+
+def _start(
+    net: nn.Module, spec: TrainSpec, samples: Samples, *, measured: bool
+) -> tuple[list[float] | None, list[float] | None, tuple[str, ...]]:
+    """The weights to start from; the normalisation, and the parameters that `init` did not give.
+
+    measured    the network sees samples of the shape that they come in, so that their mean and std
+                are its normalisation where nothing else is asked
+    """
     fresh: tuple[str, ...] = ()
     if spec.init is not None:
         fresh = _fill(net, read_weights(spec.init), spec)
@@ -53,13 +116,22 @@ def make_network(
             pass  # a plain state dict says nothing of its normalisation
         else:
             if spec.normalise == "auto":
-                mean, std = info.mean, info.std
-                return net, list(mean) if mean else None, list(std) if std else None, fresh
-    if spec.normalise == "none":
-        return net, None, None, fresh
+                return list(info.mean) if info.mean else None, list(info.std or ()) or None, fresh
     if isinstance(spec.normalise, dict):
-        return net, spec.normalise["mean"], spec.normalise["std"], fresh
-    return net, *mean_and_std(samples), fresh
+        return spec.normalise["mean"], spec.normalise["std"], fresh
+    if spec.normalise == "none" or not measured:
+        return None, None, fresh
+    return *mean_and_std(samples), fresh
+
+
+def _fill_parts(defended: Defended, init: str) -> None:
+    """What the same defenses have learned around the model to start from."""
+    try:
+        other = load_model(init).module
+    except RobustError:  # no checkpoint, and so without defenses
+        return
+    if isinstance(other, Defended) and other.records == defended.records:
+        defended.parts.load_state_dict(other.parts.state_dict())
 
 
 def _fill(net: nn.Module, weights: dict[str, Tensor], spec: TrainSpec) -> tuple[str, ...]:
@@ -90,13 +162,14 @@ def with_normalisation(
     return net if mean is None or std is None else Standardise(net, mean, std)
 
 
-def check_fit(model: nn.Module, samples: Samples, num_classes: int) -> None:
+def check_fit(model: nn.Module, frame: Frame, count: int, device: torch.device) -> None:
+    """Raise RobustError unless the model takes such samples and tells that many classes apart."""
     model.eval()
-    x, _ = next(samples.stream([torch.arange(min(2, len(samples)))]))
+    x = torch.full((count, *frame.shape), frame.low, device=device)
     found = forward(model, x).shape[1]
-    if found != num_classes:
+    if found != frame.num_classes:
         raise RobustError(
-            f"the network has {found} classes, but the training data have {num_classes}"
+            f"the network has {found} classes, but the training data have {frame.num_classes}"
         )
 
 
@@ -112,15 +185,15 @@ def freeze(net: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
                 f"--freeze {pattern!r} matches no parameter; there are {', '.join(names[:4])} …"
             )
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(not any(fnmatch.fnmatchcase(name, p) for p in patterns))
-    if not any(p.requires_grad for p in net.parameters()):
-        raise RobustError("--freeze leaves no parameter to train")
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
     owners = [m for m in net.modules() if next(m.parameters(), None) is not None]
     return [m for m in owners if not any(p.requires_grad for p in m.parameters())]
 
 
-def make_optimizer(spec: TrainSpec, net: nn.Module) -> torch.optim.Optimizer:
-    free = [p for p in net.parameters() if p.requires_grad]
+def make_optimizer(spec: TrainSpec, free: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if not free:
+        raise RobustError("--freeze leaves no parameter to train")
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
             free, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay

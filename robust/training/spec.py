@@ -13,12 +13,14 @@ from robust.core.threat import Threat
 from robust.data import DataSpec
 from robust.registry import parse_attack
 
-from .adv import describe_attack, make_attack, make_trainer, parse_adv
+from .adv import describe_attack, make_attack, parse_adv
+from .trainer import Named, choose_trainer, make_defenses
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("one-cycle", "piecewise", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CLASS_WEIGHTS = ("none", "balanced")
+_LATER = ("defenses",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class TrainSpec:
     arch            a name of robust.models.architectures(), or "file.py:factory"
     adv             the inner attack, {"name", "params"}; see `parse_adv`. "none": natural training
     mix             share of each batch that is adversarial
+    defenses        {"name", "params"} of defenses around the network, in the order in which a
+                    sample meets them; one that trains in a way of its own does so
     threat          {"norm", "eps", "low", "high"}
     epochs          passes over the training data
     batch_size      at most; an epoch is cut into batches of nearly equal size
@@ -61,6 +65,7 @@ class TrainSpec:
     arch: str = "small-cnn"
     adv: dict[str, Any] = field(default_factory=lambda: parse_adv("pgd"))
     mix: float = 1.0
+    defenses: list[dict[str, Any]] = field(default_factory=list)
     threat: dict[str, Any] = field(default_factory=lambda: dataclasses.asdict(Threat("linf", 0.1)))
     epochs: int = 30
     batch_size: int = 64
@@ -105,8 +110,14 @@ class TrainSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """to_dict without the paths of what `fingerprints` describes."""
-        record = {k: v for k, v in self.to_dict().items() if k not in ("init", "test")}
+        """to_dict without the paths of what `fingerprints` describes, and without options that
+        came later and are not used: runs from before they were there have the same."""
+        plain = type(self)().to_dict()
+        record = {
+            k: v
+            for k, v in self.to_dict().items()
+            if k not in ("init", "test") and not (k in _LATER and v == plain[k])
+        }
         for part in ("data", "validation"):
             if record[part] is not None:
                 record[part] = {k: v for k, v in record[part].items() if k != "source"}
@@ -145,11 +156,18 @@ class TrainSpec:
         if self.freeze and self.init is None:
             raise RobustError("--freeze without --init would keep random weights: give a model")
         self.defense()
+        for name, defense in self.named():
+            if defense.freezes and self.init is None:
+                raise RobustError(f"{name} learns before a network that keeps its weights: --init")
         make_attack(self.val_attack).check(Threat(**self.threat))
 
     def defense(self) -> Defense:
         """The defense that trains. RobustError where its attack does not answer the threat."""
-        return make_trainer(self.adv, Threat(**self.threat), mix=self.mix)
+        return choose_trainer(self.adv, self.mix, Threat(**self.threat), self.named())
+
+    def named(self) -> list[Named]:
+        """Names and defenses of `defenses`. RobustError for what cannot be made."""
+        return make_defenses(self.defenses)
 
 
 def lr_at(spec: TrainSpec, progress: float) -> float:

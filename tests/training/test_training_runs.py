@@ -236,20 +236,20 @@ def test_eps_warms_up_linearly(toy, tmp_path, monkeypatch):
     )
     assert eps_at(toy(), 0.0) == 0.1
     assert eps_at(toy(eps_scale=1.5), 0.0) == pytest.approx(0.15)
-    seen = []
+    reached = []
     plain = type(spec.defense()).step
 
     def step(self, model, x, y, threat, rng, *, loss, seen):
         result = plain(self, model, x, y, threat, rng, loss=loss, seen=seen)
-        seen.append(float((result.x_adv - x).abs().max()))
-        assert seen[-1] <= threat.eps + 1e-6
+        reached.append(float((result.x_adv - x).abs().max()))
+        assert reached[-1] <= threat.eps + 1e-6
         return result
 
     monkeypatch.setattr(type(spec.defense()), "step", step)
     finish(spec, tmp_path / "run")
     assert [row["eps"] for row in rows_of(tmp_path / "run")] == pytest.approx([0.05, 0.1, 0.1, 0.1])
     expected = [min(0.1, 0.1 * (i + 1) / 12) for i in range(24)]  # 6 batches an epoch
-    assert seen == pytest.approx(expected, rel=1e-4)
+    assert reached == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
