@@ -16,7 +16,8 @@ Value = float | None
 WIDTH, HEIGHT = 330.0, 210.0
 HOVER = 1000  # beyond, columns are too narrow to point at
 COLOURS = 4  # of series; beyond, colours come again
-_CHAR = 6.2  # width of a digit at the charts' font size, with a margin for wider fonts
+CHAR = 6.2  # width of a digit at the charts' font size, with a margin for wider fonts
+RIGHT, TOP, BELOW = WIDTH - 16, 26.0, 38.0  # where the plane of a chart ends; labels stand below
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def line_chart(
     low, high = y_range or (y_ticks[0], y_ticks[-1])
     y_ticks = [t for t in y_ticks if low - 1e-12 <= t <= high + 1e-12]
     y_labels = [(tick_text or y_text)(t) for t in y_ticks]
-    left = 10 + _CHAR * max(map(len, y_labels))
-    right, top, bottom = WIDTH - 16, 26.0, height - 38
+    left = 10 + CHAR * max(map(len, y_labels))
+    right, top, bottom = RIGHT, TOP, height - BELOW
     x0, x1 = min(xs), max(xs)
 
     def px(x: float) -> float:
@@ -124,20 +125,8 @@ def line_chart(
     def py(y: float) -> float:
         return bottom - (bottom - top) * (min(max(y, low), high) - low) / (high - low)
 
-    out = [f'<text class="name" x="2" y="12">{escape(y_name)}</text>']
-    for tick, text in zip(y_ticks, y_labels, strict=True):
-        y = py(tick)
-        out.append(
-            f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        out.append(
-            f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-        )
-    out += _x_axis(_x_ticks(xs, x_ticks), px, x_text, left, right, bottom)
-    out.append(
-        f'<text class="name" x="{(left + right) / 2:.1f}" y="{height - 4:.1f}" '
-        f'text-anchor="middle">{escape(x_name)}</text>'
-    )
+    out = y_axis(y_name, [(py(t), words) for t, words in zip(y_ticks, y_labels, strict=True)], left)
+    out += x_axis(x_name, _x_ticks(xs, x_ticks), px, x_text, left, height)
     if level is not None:
         y = py(level[0])
         out.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
@@ -200,20 +189,34 @@ def _x_ticks(xs: Sequence[float], given: Sequence[float] | None) -> list[float]:
     return [t for t in inside if not whole or float(t).is_integer()] or [xs[0]]
 
 
-def _x_axis(
+def y_axis(name: str, labels: Sequence[tuple[float, str]], left: float) -> list[str]:
+    """Its name, and a line across the chart with its label at each place."""
+    out = [f'<text class="name" x="2" y="12">{escape(name)}</text>']
+    for y, words in labels:
+        out.append(
+            f'<line class="grid" x1="{left:.1f}" x2="{RIGHT:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        out.append(
+            f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(words)}</text>'
+        )
+    return out
+
+
+def x_axis(
+    name: str,
     ticks: Sequence[float],
     px: Callable[[float], float],
     text: Callable[[float], str],
     left: float,
-    right: float,
-    bottom: float,
+    height: float,
 ) -> list[str]:
-    """The axis, and the labels that fit beside each other; the last one always does."""
-    out = [f'<path class="axis" d="M{left:.1f} {bottom:.1f}H{right:.1f}"/>']
+    """The axis, its name, and the labels that fit beside each other; the last one always does."""
+    bottom = height - BELOW
+    out = [f'<path class="axis" d="M{left:.1f} {bottom:.1f}H{RIGHT:.1f}"/>']
     edge = WIDTH + 14
     for tick in reversed(ticks):
         words = text(tick)
-        half = len(words) * _CHAR / 2
+        half = len(words) * CHAR / 2
         centre = min(px(tick), WIDTH - half)
         if centre + half > edge - 8:
             continue
@@ -222,6 +225,10 @@ def _x_axis(
             f'<text x="{centre:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">'
             f"{escape(words)}</text>"
         )
+    out.append(
+        f'<text class="name" x="{(left + RIGHT) / 2:.1f}" y="{height - 4:.1f}" '
+        f'text-anchor="middle">{escape(name)}</text>'
+    )
     return out
 
 
