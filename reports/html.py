@@ -21,15 +21,15 @@ PICTURES = 1_400_000
 HEAT_MAP = 20  # classes; beyond, a matrix is told by its largest entries
 TABLE = 100  # classes; beyond, the weakest are listed
 
-_pages = Environment(
+pages = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_pages.globals |= {"charts": charts, "nbsp": text.NARROW}
-_pages.filters |= {
+pages.globals |= {"charts": charts, "nbsp": text.NARROW}
+pages.filters |= {
     "percent": text.percent,
     "interval": text.interval,
     "eps": text.eps,
@@ -41,14 +41,14 @@ _pages.filters |= {
 }
 
 
-_pages.tests["average"] = training.is_average
+pages.tests["average"] = training.is_average
 
 
 def render(report: Report) -> str:
     """The page of an attack run."""
-    return _pages.get_template("attack.html.jinja").render(
+    return pages.get_template("attack.html.jinja").render(
         **_attack_parts(report),
-        repeat=_repeat(report.run, report.seconds),
+        repeat=repeat(report.run, report.seconds),
         examples=_gallery(report),
         heat=heat(report.confusion, report.classes),
     )
@@ -76,7 +76,7 @@ def render_training(
         for title, key in (("unaltered", "confusion"), ("under attack", "robust_confusion"))
         if last.get(key)
     ]
-    return _pages.get_template("training.html.jinja").render(
+    return pages.get_template("training.html.jinja").render(
         run=run,
         spec=spec,
         threat=training.threat_name(spec),
@@ -91,7 +91,7 @@ def render_training(
         matrices=matrices,
         alarms=[(row.get("epoch"), row["alarm"]) for row in history if row.get("alarm")],
         seconds=seconds,
-        repeat=_repeat(run, seconds),
+        repeat=repeat(run, seconds),
         evaluation=_attack_parts(evaluation) if evaluation else None,
     )
 
@@ -262,7 +262,7 @@ def _signals(example: Example) -> dict[str, Any]:
     }
 
 
-def _repeat(run: Mapping[str, Any], seconds: float) -> list[tuple[str, str, bool]]:
+def repeat(run: Mapping[str, Any], seconds: float) -> list[tuple[str, str, bool]]:
     """What it takes to run it again: (name, value, whether it is code)."""
     spec: Mapping[str, Any] = run.get("spec") or {}
     model, data = (spec.get(key) for key in ("model", "data"))

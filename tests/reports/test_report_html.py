@@ -310,4 +310,4 @@ def test_training_with_keys_missing() -> None:
 
 
 def test_templates_come_with_the_package() -> None:
-    assert set(pages._pages.list_templates()) >= {"attack.html.jinja", "training.html.jinja"}
+    assert set(pages.pages.list_templates()) >= {"attack.html.jinja", "training.html.jinja"}
