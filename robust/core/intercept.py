@@ -64,5 +64,19 @@ class _Replacing(TorchFunctionMode):
                 self.owner.calls[kind] += 1
                 if not args:
                     args = (given.pop("input"),)
-                return new(func, number, self.owner.training, *args, **given)
+                u, *rest = args
+                if kind == "relu":  # what is written in place may be all that the network reads
+                    in_place = bool(given.pop("inplace", rest[:1] == [True]))
+                    made = new(torch.relu, number, self.owner.training, u)
+                    return u.copy_(made) if in_place or func in RELU_IN_PLACE else made
+                if func is _aten.addmm.default:  # addmm(bias, u, weight)
+                    bias, u, *rest = args
+                    func = _addmm
+                    rest.append(bias)
+                return new(func, number, self.owner.training, u, *rest, **given)
         return func(*args, **given)
+
+
+def _addmm(u: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> Tensor:
+    found: Tensor = _aten.addmm.default(bias, u, weight, **kwargs)
+    return found

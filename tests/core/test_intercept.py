@@ -1,4 +1,4 @@
-"""Functions that a network calls, replaced: whatever the name by which it calls them."""
+"""Functions of a network with others in their place, however the network calls them."""
 
 import pytest
 import torch
@@ -6,106 +6,89 @@ from torch import nn
 from torch.nn import functional
 
 from robust.core.intercept import Intercepting
-from robust.core.smooth import smoothed
 
 
-class Names(nn.Module):
-    """ReLU by every name."""
+def doubled_relu(old, number, training, u, *rest, **more):
+    return 2 * old(u, *rest, **more)
+
+
+class ByHand(nn.Module):
+    """A ReLU that is called in one of the ways there are."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
 
     def forward(self, x):
-        x = functional.relu(x)
-        x = torch.relu(x - 1)
-        x = (x - 1).relu()
-        x = nn.ReLU()(x - 1)
-        x = nn.ReLU(inplace=True)(x - 1)
-        x = functional.relu(x - 1, inplace=True)
-        x = torch.relu(input=x - 1)
-        return (x - 1).relu_()
+        return self.call(x * 1)
 
 
-def plain(old, number, training, u, *args, **kwargs):
+def returns_nothing(name):
+    def call(u):
+        getattr(u, name)()
+        return u
+
+    return call
+
+
+def in_place(u):
+    functional.relu(u, inplace=True)
     return u
 
 
-def test_every_name_is_seen_and_counted():
-    seen = []
-
-    def new(old, number, training, u, *args, **kwargs):
-        seen.append(number)
-        return u
-
-    x = torch.full((2, 3), -5.0)
-    module = Intercepting(Names(), {"relu": new})
-    assert torch.equal(module(x), x - 7)  # nothing was cut off
-    assert seen == list(range(8))
-    assert module.calls == {"relu": 8}
-    module(x)
-    assert seen == 2 * list(range(8))  # each forward counts anew
-
-
-def test_it_sees_nothing_of_what_runs_outside():
-    module = Intercepting(Names(), {"relu": plain})
-    module(torch.ones(1, 2))
-    assert torch.equal(torch.relu(torch.tensor([-1.0])), torch.zeros(1))
-
-
 @pytest.mark.parametrize(
-    ("layer", "shape"),
+    "call",
     [
-        (nn.Linear(4, 4), (2, 4)),
-        (nn.Conv1d(2, 3, 1), (2, 2, 5)),
-        (nn.Conv2d(2, 3, 1), (2, 2, 4, 4)),
-        (nn.Conv3d(2, 3, 1), (2, 2, 3, 3, 3)),
+        torch.relu,
+        functional.relu,
+        lambda u: functional.relu(input=u),
+        lambda u: u.relu(),
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        lambda u: functional.relu(u, True),
+        in_place,
+        returns_nothing("relu_"),
     ],
 )
-def test_layers_are_called_with_something_else(layer, shape):
-    def twice(old, number, training, u, *args, **kwargs):
-        return old(2 * u, *args, **kwargs)
-
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    module = Intercepting(nn.Sequential(layer), {"linear": twice})
-    assert torch.allclose(module(x), layer(2 * x))
-    assert module.calls == {"linear": 1}
-
-
-def test_exported_programs_are_seen(tmp_path):
-    from robust.models import load_model
-
-    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
-    torch.export.save(
-        torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},)),
-        tmp_path / "m.pt2",
-    )
-    program = load_model(tmp_path / "m.pt2").module
-    module = Intercepting(program, {"relu": plain, "linear": lambda old, number, training, u, *a,
-                                    **k: old(u, *a, **k)})  # fmt: skip
-    assert torch.allclose(module(x), net[2](net[0](x)), atol=1e-6)
-    assert module.calls == {"relu": 1, "linear": 2}
+def test_a_relu_is_replaced_however_it_is_called(call):
+    model = Intercepting(ByHand(call), {"relu": doubled_relu})
+    x = torch.tensor([[-1.0, 2.0]], requires_grad=True)
+    answer = model(x)
+    assert answer.tolist() == [[0.0, 4.0]]
+    assert model.calls == {"relu": 1}
+    answer.sum().backward()
+    assert x.grad.tolist() == [[0.0, 2.0]]
 
 
-def test_the_mode_is_handed_over():
-    modes = []
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_of_an_exported_linear_layer_the_input_is_seen(decomposed):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.linspace(-1, 1, 6).view(2, 3)
+    program = torch.export.export(net, (x,))
+    if decomposed:
+        program = program.run_decompositions()
+    seen = []
 
-    def new(old, number, training, u, *args, **kwargs):
-        modes.append(training)
-        return old(u)
+    def spy(old, number, training, u, *rest, **more):
+        seen.append(u)
+        return old(u, *rest, **more)
 
-    module = Intercepting(nn.ReLU(), {"relu": new})
-    module.train()(torch.ones(1))
-    module.eval()(torch.ones(1))
-    assert modes == [True, False]
+    answer = Intercepting(program.module(), {"linear": spy})(x)
+    torch.testing.assert_close(answer, net(x))
+    assert [tuple(u.shape) for u in seen] == [(2, 3), (2, 4)]
+    torch.testing.assert_close(seen[0], x)
 
 
-def test_what_takes_the_place_may_call_the_old_one_smoothed():
-    def halved(old, number, training, u, *args, **kwargs):
-        return old(u) / 2
+def test_calls_are_numbered_anew_with_every_forward():
+    numbers = []
 
-    x = torch.tensor([[-0.5, 2.0, -1.0]]).requires_grad_()
-    module = Intercepting(nn.ReLU(), {"relu": halved})
-    with smoothed(1.0):
-        out = module(x)
-    (found,) = torch.autograd.grad(out.sum(), x)
-    spread = x.detach().double().std(correction=0).float()
-    assert torch.allclose(out, x.clamp(min=0) / 2)
-    assert torch.allclose(found, torch.sigmoid(x.detach() / spread) / 2)
+    def spy(old, number, training, u, *rest, **more):
+        numbers.append((number, training))
+        return old(u, *rest, **more)
+
+    model = Intercepting(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), {"linear": spy})
+    model(torch.zeros(1, 2))
+    model.eval()(torch.zeros(1, 2))
+    assert numbers == [(0, True), (1, True), (0, False), (1, False)]
