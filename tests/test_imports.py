@@ -42,6 +42,10 @@ ALLOWED = {
         ),
     },
     "training": {"training", "core", "data", "models", "preflight", "registry", "store"},
+    "tuning": {
+        *("core", "data", "models", "preflight", "registry", "reports", "store"),
+        *("training", "tuning"),
+    },
     "console": {"core", "evaluation", "training"},
     "opening": {"core", "data", "models", "oracles", "registry"},
     "planning": {
@@ -63,7 +67,7 @@ ALLOWED = {
             "planning",
             "preflight",
         ),
-        *("registry", "store", "training"),
+        *("registry", "store", "training", "tuning"),
     },
     "cli": {"cli", "commands", "core", "registry"},
     "__main__": {"cli"},

@@ -14,6 +14,7 @@ from .defend import defend
 from .listing import list_
 from .report import report
 from .train import train
+from .tune import tune
 
 
 class _Group(click.Group):
@@ -40,5 +41,5 @@ def main() -> None:
     """
 
 
-for _command in (attack, train, defend, report, list_):
+for _command in (attack, train, tune, defend, report, list_):
     main.add_command(_command)

@@ -16,6 +16,11 @@ def rewrite_reports(runs: Sequence[Path]) -> None:
         if folder.record["kind"] == "train":
             click.echo(api.write_training_report(path))
             continue
+        if folder.record["kind"] == "tune":
+            from robust.tuning import write_report  # Optuna takes a second to import
+
+            click.echo(write_report(path))
+            continue
         report = api.write_report(folder)
         low, high = report.robust_accuracy_ci
         click.echo(

@@ -1,0 +1,73 @@
+"""Points in a plane as inline SVG, each with words of its own on hover."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from .charts import BELOW, CHAR, HEIGHT, RIGHT, TOP, WIDTH, nice_ticks, x_axis, y_axis
+
+
+@dataclass(frozen=True)
+class Point:
+    """A dot at (x, y) in the colour of series `colour`, larger where it is the one to look at."""
+
+    x: float
+    y: float
+    title: str
+    colour: int = 0
+    hollow: bool = False
+    large: bool = False
+
+
+def scatter(
+    points: Sequence[Point],
+    *,
+    label: str,
+    x_name: str,
+    y_name: str,
+    x_text: Callable[[float], str] = "{:g}".format,
+    y_text: Callable[[float], str] = "{:g}".format,
+    x_ticks: Sequence[float] | None = None,
+    front: Sequence[tuple[float, float]] = (),
+    height: float = HEIGHT,
+) -> Markup:
+    """The points over axes that hold them all. `label` is the text alternative.
+
+    front   points that no other one exceeds in both, by rising x: what lies below and left of them
+            is reached, and a line goes round it
+    """
+    if not points:
+        return Markup('<p class="empty">No values were recorded.</p>')
+    xs, ys = [p.x for p in points], [p.y for p in points]
+    y_ticks = nice_ticks(min(ys), max(ys), 5 if height > 150 else 2)
+    x_ticks = x_ticks or nice_ticks(min(xs), max(xs), 5)
+    x0, x1 = min(*xs, x_ticks[0]), max(*xs, x_ticks[-1])
+    low, high = y_ticks[0], y_ticks[-1]
+    words = [y_text(tick) for tick in y_ticks]
+    left, bottom = 10 + CHAR * max(map(len, words)), height - BELOW
+    inner = left + 6  # a dot at the edge is whole
+
+    def px(x: float) -> float:
+        return inner + (RIGHT - 6 - inner) * ((x - x0) / (x1 - x0) if x1 > x0 else 0.5)
+
+    def py(y: float) -> float:
+        return bottom - (bottom - TOP) * (y - low) / (high - low)
+
+    out = y_axis(y_name, [(py(t), w) for t, w in zip(y_ticks, words, strict=True)], left)
+    out += x_axis(x_name, x_ticks, px, x_text, left, height)
+    if front:
+        path = f"M{left:.1f} {py(front[0][1]):.1f}"
+        for x, y in front:
+            path += f"V{py(y):.1f}H{px(x):.1f}"
+        out.append(f'<path class="line raw s0" d="{path}V{bottom:.1f}"/>')
+    for p in points:
+        kind = "hollow dot" if p.hollow else "dot"
+        out.append(
+            f'<circle class="{kind} s{p.colour}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" '
+            f'r="{5.5 if p.large else 3.5}"><title>{escape(p.title)}</title></circle>'
+        )
+    return Markup(
+        f'<svg class="chart" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(out)}</svg>'
+    )
