@@ -76,7 +76,7 @@ def open_model_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, S
         raise RobustError(f"{text}: services are asked over http:// and https:// only")
     _refuse_service_options(options)
     loaded = open_file(options)
-    data = _data_spec(loaded, options["data"], options["split"], options["box"])
+    data = data_spec(loaded, options["data"], options["split"], options["box"])
     return loaded, data, _open_data(loaded, data, options["data"])
 
 
@@ -151,7 +151,7 @@ def load_surrogate(text: str, shape: tuple[int, ...], options: Mapping[str, Any]
     return load_model(path, shape=shape, **{**lacking, **own})
 
 
-def _data_spec(
+def data_spec(
     loaded: Loaded, source: str | None, split: str | None, box: tuple[float, float] | None
 ) -> DataSpec:
     """What --data, --split and --range say, completed by what the checkpoint knows."""

@@ -12,7 +12,7 @@ from robust import console, tuning
 from robust.core.errors import RobustError
 from robust.data import DataSpec, open_data
 from robust.models import Loaded, describe_defense
-from robust.opening import is_function, is_service, open_file, threat_of
+from robust.opening import data_spec, is_function, is_service, open_file, threat_of
 from robust.preflight import choose_device
 from robust.registry import parse_attack, shown
 from robust.store import argv, choose_folder, find_unfinished
@@ -143,17 +143,14 @@ def _samples(given: frozenset[str], options: Mapping[str, Any], loaded: Loaded) 
     """What trials are judged by: never the samples that `robust attack` takes by default, where the
     checkpoint says which these are, so that its figure is not that of the best of many tries."""
     info = loaded.info
-    low, high = options["box"] if "box" in given else (info.box or (0.0, 1.0))
     named = options["data"] if "data" in given else options["validation"]
-    if named is not None:
-        return DataSpec(named, low=low, high=high)
-    if info.data is None:
+    if named is None and info.data is None:
         raise RobustError(
             f"{info.path} does not say which data it is for: say by which samples trials are "
             "judged, --data DATA"
         )
-    known = DataSpec.from_dict(info.data)
-    if known.held:
+    known = data_spec(loaded, named, None, options["box"] if "box" in given else None)
+    if named is not None or known.held:
         return known
     return replace(
         known,
