@@ -25,6 +25,9 @@ class Distillation(OutputDefense):
     softmax(z_teacher / T). Deployed, z counts as it is, T times as large as it was in training:
     softmax(z) is 0 and 1 to the last bits, and cross-entropy has no gradient. Exposed as z / T.
 
+    At the start of a run the loss is T times flatter than at T = 1: train with `--optimizer adam`,
+    which does not mind, or with a higher learning rate.
+
     temperature     T, above 0
     teacher         file of the teacher, any model for the same classes that takes the same samples;
                     none: train on the labels
@@ -40,7 +43,7 @@ class Distillation(OutputDefense):
     claims: ClassVar[str] = "smaller gradients, by a factor that grows with the temperature"
     broken_by: ClassVar[str] = "logits over the temperature, or any loss on logits (1608.04644)"
     trained: ClassVar[bool] = True
-    temperature: float = 20.0
+    temperature: float = 50.0
     teacher: str | None = None
 
     def __post_init__(self) -> None:

@@ -22,7 +22,8 @@ class GradientRegularisation(Defense):
     differentiates the model as it is. Departure: the loss is the run's, class weights and smoothing
     included, and it is differentiated through what an adaptive attacker sees of the model.
 
-    strength    weight of the penalty, λ in the paper
+    strength    weight of the penalty, λ in the paper; much more than is needed leaves a model that
+                answers everything alike
 
     Raises RobustError for a negative strength.
     """
@@ -32,7 +33,7 @@ class GradientRegularisation(Defense):
     claims: ClassVar[str] = "a flatter loss, and so smaller changes of it by small perturbations"
     broken_by: ClassVar[str] = "nothing is masked; multi-step attacks leave a part of what it gives"
     trained: ClassVar[bool] = True
-    strength: float = 10.0
+    strength: float = 0.03
 
     def __post_init__(self) -> None:
         at_least(0, strength=self.strength)

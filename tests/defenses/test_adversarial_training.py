@@ -2,36 +2,17 @@
 
 import pytest
 import torch
+from defense_steps import THREAT, batch, criterion, network, step
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import robust
+from robust.attacks.deepfool import DeepFool
 from robust.attacks.fgsm import FGSM
 from robust.attacks.pgd import PGD
+from robust.attacks.universal import Universal
 from robust.core.errors import RobustError
 from robust.core.rng import generator, seeded
 from robust.defenses.adversarial_training import AdversarialTraining
-
-THREAT = robust.Linf(0.1)
-
-
-def criterion(logits, y):
-    return cross_entropy(logits, y, reduction="none")
-
-
-def batch(n=10):
-    rng = generator(0, "batch")
-    return torch.rand(n, 6, generator=rng), torch.randint(0, 3, (n,), generator=rng)
-
-
-def network(*layers):
-    with seeded(0, "network"):
-        return nn.Sequential(nn.Linear(6, 8), *layers, nn.ReLU(), nn.Linear(8, 3))
-
-
-def step(defense, model, threat=THREAT, n=10):
-    rng = generator(0, "attack")
-    return defense.step(model, *batch(n), threat, rng, loss=criterion, seen=model)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +96,11 @@ def test_a_model_with_one_logit_learns_two_classes():
 def test_a_mix_that_is_no_share_is_refused(mix):
     with pytest.raises(RobustError, match="mix is a share from 0 to 1"):
         AdversarialTraining(attack=None, mix=mix)
+
+
+@pytest.mark.parametrize(
+    ("attack", "match"), [(DeepFool(), "smallest perturbation"), (Universal(), "one thing for all")]
+)
+def test_attacks_that_no_training_can_use_are_refused(attack, match):
+    with pytest.raises(RobustError, match=match):
+        AdversarialTraining(attack=attack)
