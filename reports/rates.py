@@ -4,20 +4,27 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 Interval = tuple[float, float]
 
 
-def wilson(k: int, n: int) -> Interval:
-    """95 % Wilson score interval of k out of n; NaN for n = 0."""
+def wilson(k: float, n: int) -> Interval:
+    """95 % Wilson score interval of k out of n; NaN for n = 0.
+
+    k may be a sum of shares of draws, one for each sample, which no library's interval takes. It is
+    wide enough then: shares in [0, 1] of mean p vary by p(1 − p) at most, the draws included, and
+    by as much only where every share is 0 or 1.
+    """
     if n == 0:
         return math.nan, math.nan
-    ci = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(ci.low), float(ci.high)
+    z, p = float(norm.ppf(0.975)), k / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half) if k else 0.0, min(1.0, centre + half) if k < n else 1.0
 
 
-def rate(k: int, n: int) -> float:
+def rate(k: float, n: int) -> float:
     """k / n; NaN for n = 0."""
     return k / n if n else math.nan
 

@@ -20,7 +20,8 @@ class Example:
     """One broken sample, by the first attack that broke it; x and x_adv are copies.
 
     The confidences are NaN where the model gave labels alone; fooled is the share of repeated
-    checks in which the example fooled it, None where it was not checked again.
+    checks in which the example fooled it, None where it was not checked again. Of a random model
+    the attack is the one whose example fools it most often.
     """
 
     id: int
@@ -54,13 +55,16 @@ class Tally:
     survive  successes that still stand after rounding to 8 bits, of `rounded` that were asked
     fooled   sum over the successes that were checked again, `checked` of them, of the share of
              these checks that they passed
+    shares   the same sum over all samples that it was given
+
+    Of a random model samples count by shares: see `Shard.withstood`.
     """
 
     economy: Economy
     given: int = 0
     successes: int = 0
-    alone: int = 0
-    left: int = 0
+    alone: float = 0
+    left: float = 0
     survive: int = 0
     rounded: int = 0
     forwards: int = 0
@@ -72,6 +76,7 @@ class Tally:
     remarks: Counter[str] = field(default_factory=Counter)
     fooled: float = 0.0
     checked: int = 0
+    shares: float = 0.0
 
     def add(self, rows: AttackRows) -> None:
         self.given += len(rows.rows)
@@ -87,6 +92,7 @@ class Tally:
         if len(rows.fooled):
             self.fooled += float(rows.fooled[rows.success].sum())
             self.checked += int(rows.success.sum())
+            self.shares += float(rows.fooled.sum())
         self._add_stages(rows)
         for text, said in zip(rows.remarks.splitlines(), rows.remarked.T, strict=True):
             self.remarks[text] += int(said.sum())
@@ -111,6 +117,8 @@ class Columns:
     first           index of the first attack that broke the sample, −1 where none did
     adv_prediction  what that attack turned the sample into, −1 where none did
     survives_8bit   of that attack's example: 1 yes, 0 no, −1 not asked
+    right           1 where the sample is right, else 0; of a random model the share of draws
+    left, naive     the same under all attacks, and under those that do not see through defenses
     The other names are those of Shard.
     """
 
@@ -121,6 +129,9 @@ class Columns:
     first: Ints
     adv_prediction: Ints
     survives_8bit: Ints
+    right: Floats
+    left: Floats
+    naive: Floats
 
     @property
     def correct(self) -> Bools:
@@ -214,6 +225,7 @@ def consume(
     attacks: list[dict[str, Any]] = spec["attacks"]
     labels = [attack.get("label") or attack["name"] for attack in attacks]
     eps, most = float(spec["threat"]["eps"]), spec.get("queries")
+    aware = [bool(attack.get("adaptive")) for attack in attacks]
     tallies = [Tally(Economy(eps, counts(attack, most))) for attack in attacks]
     gallery = Gallery()
     parts: list[Columns] = []
@@ -223,12 +235,12 @@ def consume(
         if unknown := set(by_label) - set(labels):
             raise ValueError(f"shard {shard.index} holds attacks the run never asked: {unknown}")
         order = [by_label.get(label) for label in labels]
-        part = _columns(shard, order, tallies)
+        part = _columns(shard, order, tallies, aware)
         gallery.offer(shard, part.first, order)
         parts.append(part)
         whole.add(shard)
     none, nowhere = np.zeros(0, np.int64), np.zeros(0)
-    parts.append(Columns(none, none, none, nowhere, none, none, none))
+    parts.append(Columns(none, none, none, nowhere, none, none, none, nowhere, nowhere, nowhere))
 
     def joined(name: str) -> Any:
         return np.concatenate([getattr(part, name) for part in parts])
@@ -237,21 +249,25 @@ def consume(
     return columns, tallies, gallery, whole
 
 
-def _columns(shard: Shard, order: list[AttackRows | None], tallies: list[Tally]) -> Columns:
+def _columns(
+    shard: Shard, order: list[AttackRows | None], tallies: list[Tally], aware: list[bool]
+) -> Columns:
     first, adv_prediction, survives = np.full((3, len(shard)), -1, dtype=np.int64)
-    correct = shard.prediction == shard.labels
+    most = np.zeros(len(shard))
     for a, (rows, tally) in enumerate(zip(order, tallies, strict=True)):
-        alone = correct.copy()
-        if rows is not None:
-            tally.add(rows)
-            hit = rows.rows[rows.success]
-            alone[hit] = False
-            new = first[hit] < 0
-            first[hit[new]] = a
-            adv_prediction[hit[new]] = rows.prediction[rows.success][new]
-            survives[hit[new]] = rows.survives_8bit[rows.success][new]
-        tally.alone += int(alone.sum())
-        tally.left += int((correct & (first < 0)).sum())
+        before = [one for one in order[: a + 1] if one is not None]
+        tally.left += float(shard.withstood(before).sum())
+        tally.alone += float(shard.withstood(before[-1:] if rows is not None else []).sum())
+        if rows is None:
+            continue
+        tally.add(rows)
+        hit = rows.rows[rows.success]
+        wins = (rows.trial if shard.random else np.ones(len(rows.rows)))[rows.success]
+        new = wins > most[hit]
+        most[hit[new]], first[hit[new]] = wins[new], a
+        adv_prediction[hit[new]] = rows.prediction[rows.success][new]
+        survives[hit[new]] = rows.survives_8bit[rows.success][new]
+    there = [(rows, known) for rows, known in zip(order, aware, strict=True) if rows is not None]
     return Columns(
         labels=shard.labels.copy(),
         targets=shard.targets.copy(),
@@ -260,4 +276,7 @@ def _columns(shard: Shard, order: list[AttackRows | None], tallies: list[Tally])
         first=first,
         adv_prediction=adv_prediction,
         survives_8bit=survives,
+        right=shard.withstood([]),
+        left=shard.withstood([rows for rows, _ in there]),
+        naive=shard.withstood([rows for rows, known in there if not known]),
     )

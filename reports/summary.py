@@ -9,8 +9,8 @@ import numpy as np
 from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
 from robust.core.threat import COUNTS
 
-from . import oracle, protocol, text
-from .rates import Interval, plain, rate, ratio, wilson
+from . import defended, notes, oracle, record, text
+from .rates import Interval, rate, ratio, wilson
 from .rows import Columns, Example, Tally, Whole, consume
 
 ACCESS = {1: "labels", 2: "scores", 3: "gradient"}
@@ -45,10 +45,10 @@ class Report:
             raise ValueError(f"a Report is made of an attack run, not of a {run['kind']} run")
         self.run = run
         self.spec: dict[str, Any] = run["spec"]
-        self._columns: Columns
-        self._tallies: list[Tally]
+        self.columns: Columns
+        self.tallies: list[Tally]
         self._whole: Whole
-        self._columns, self._tallies, gallery, self._whole = consume(shards, self.spec)
+        self.columns, self.tallies, gallery, self._whole = consume(shards, self.spec)
         self.seconds: float = run.get("seconds") or self._whole.seconds
         self.gallery: list[Example] = list(gallery)
 
@@ -85,7 +85,7 @@ class Report:
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes; "0", "1", … where neither model nor data name them."""
-        c = self._columns
+        c = self.columns
         seen = max(int(a.max(initial=-1)) for a in (c.labels, c.prediction, c.adv_prediction))
         given = self.spec["model"].get("classes") or self.spec["data"].get("classes") or []
         return [*map(str, given), *map(str, range(len(given), seen + 1))]
@@ -95,7 +95,7 @@ class Report:
     @property
     def n(self) -> int:
         """Number of samples measured."""
-        return len(self._columns.labels)
+        return len(self.columns.labels)
 
     @property
     def n_expected(self) -> int | None:
@@ -112,48 +112,110 @@ class Report:
     # Accuracies
 
     @cached_property
-    def _radius(self) -> Floats:
+    def radius(self) -> Floats:
         """Smallest eps known to break each sample: 0 misclassified already, inf never broken."""
-        c = self._columns
+        c = self.columns
         radius = np.where(c.first >= 0, np.minimum(c.broken_at, self.eps), c.broken_at)
         return np.where(c.correct, radius, 0.0)
 
     def _withstand(self, eps: float) -> Bools:
-        withstand: Bools = self._radius > eps * (1 + 1e-9)
+        withstand: Bools = self.radius > eps * (1 + 1e-9)
         return withstand
+
+    def _right(self, its: Bools | slice = slice(None)) -> float:
+        """How many of some samples are predicted correctly, in the mean over draws if random."""
+        return float(self.columns.right[its].sum())
+
+    def _left(self, its: Bools | slice = slice(None)) -> float:
+        """How many of them are robust: not more, as other draws may tell, than are right."""
+        if self.random:
+            return min(float(self.columns.left[its].sum()), self._right(its))
+        return float(self._withstand(self.eps)[its].sum())
 
     @property
     def clean_accuracy(self) -> float:
         """Fraction of samples predicted correctly unaltered."""
-        return rate(int(self._columns.correct.sum()), self.n)
+        return rate(self._right(), self.n)
 
     @property
     def clean_accuracy_ci(self) -> Interval:
         """95 % Wilson interval of the clean accuracy."""
-        return wilson(int(self._columns.correct.sum()), self.n)
+        return wilson(self._right(), self.n)
 
     @property
     def robust_accuracy(self) -> float:
         """Fraction predicted correctly and broken by no attack; NaN where no attack ran."""
-        return rate(int(self._withstand(self.eps).sum()), self.n if self._tallies else 0)
+        return rate(self._left(), self.n if self.tallies else 0)
 
     @property
     def robust_accuracy_ci(self) -> Interval:
         """95 % Wilson interval of the robust accuracy."""
-        return wilson(int(self._withstand(self.eps).sum()), self.n if self._tallies else 0)
+        return wilson(self._left(), self.n if self.tallies else 0)
+
+    @property
+    def _alone(self) -> float | None:
+        """How many samples the naive attacks leave; None where there was no such question."""
+        if not defended.viewed(self.spec, adaptive=False):
+            return None
+        return min(max(float(self.columns.naive.sum()), self._left()), self._right())
+
+    @property
+    def naive_accuracy(self) -> float | None:
+        """What those attacks alone leave that take a defended model for a plain one; None where the
+        model has no defenses, or no such attack ran.
+        """
+        return None if self._alone is None else rate(self._alone, self.n)
+
+    @property
+    def naive_accuracy_ci(self) -> Interval | None:
+        """95 % Wilson interval of the naive accuracy."""
+        return None if self._alone is None else wilson(self._alone, self.n)
+
+    @property
+    def false_security(self) -> float | None:
+        """Naive less robust accuracy: what only attackers who do not look through defenses see;
+        None where not both were measured.
+        """
+        if self.naive_accuracy is None or not defended.viewed(self.spec, adaptive=True):
+            return None
+        return self.naive_accuracy - self.robust_accuracy
+
+    @property
+    def false_security_words(self) -> str:
+        """The same as a sentence; "" where it was not measured."""
+        return defended.words(self)
+
+    @property
+    def defenses(self) -> list[dict[str, Any]]:
+        """One dict per defense, in the order in which a sample meets them: name, params, label,
+        family, paper, claims, broken_by.
+        """
+        return list(self.run.get("defenses") or self.spec["model"].get("defenses") or [])
+
+    @property
+    def random(self) -> bool:
+        """Whether the model, which is no oracle, answers at random: every figure is then a mean
+        over `checks` draws of each answer.
+        """
+        gradient = self.spec.get("access", "gradient") == "gradient"
+        return bool(gradient and self.spec.get("checks", 1) > 1)
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """The samples in three parts: robust, broken, misclassified (unaltered)."""
-        robust = int(self._withstand(self.eps).sum())
-        correct = int(self._columns.correct.sum())
+        """The samples in three parts: robust, broken, misclassified (unaltered); of a random model
+        in the mean over its draws, rounded.
+        """
+        robust, correct = round(self._left()), round(self._right())
         return {"robust": robust, "broken": correct - robust, "misclassified": self.n - correct}
 
     @cached_property
     def curve(self) -> list[tuple[float, float]]:
         """(eps, accuracy) at 0 and every eps tested: an upper bound, for it only counts finds."""
+        if self.random:
+            ends = [(self.eps, self.robust_accuracy)] if self.tallies else []
+            return [(0.0, self.clean_accuracy), *ends]
         tested = {0.0}
-        if self._tallies:
+        if self.tallies:
             tested |= {self.eps, *(self.eps * m for m in self.spec.get("curve") or [])}
         if any(attack.get("measures") for attack in self.spec["attacks"]):
             # Distances were measured: the curve can be read at any eps.
@@ -168,7 +230,10 @@ class Report:
         robust_accuracy is what this attack and those before it left; with `every`, what this attack
         alone left. success_rate is over the samples it was given, queries_mean, queries_median and
         queries_p90 over its successes, up to the first one inside eps where that is known; each is
-        None where there are none. success_by_queries and distance_by_queries (see
+        None where there are none. adaptive says whether it sees through defenses, where there are
+        any; fooled, of a random model, is the share of draws in which its candidates fool the
+        model, over the samples it was given: a success there fools in half of them.
+        success_by_queries and distance_by_queries (see
         `queries.Economy`) are None for attacks whose answers nobody followed, the latter also where
         they look for no smallest distance (`minimal` of the spec). fooled_mean is over the
         successes that were checked again. `crafting` is what an attack spent once for all samples:
@@ -179,7 +244,7 @@ class Report:
         rows = []
         crafted = {fit["number"]: fit for fit in self.run.get("fits") or []}
         nothing = {"forwards": 0, "backwards": 0, "queries": 0, "seconds": 0.0}
-        for number, (asked, t) in enumerate(zip(self.spec["attacks"], self._tallies, strict=True)):
+        for number, (asked, t) in enumerate(zip(self.spec["attacks"], self.tallies, strict=True)):
             once = crafted.get(number, nothing)
             left = t.alone if self.every else t.left
             rows.append(
@@ -187,6 +252,7 @@ class Report:
                     "name": asked["name"],
                     "label": asked.get("label") or asked["name"],
                     "params": asked.get("params") or {},
+                    "adaptive": asked.get("adaptive"),
                     "access": ACCESS.get(asked.get("access", ""), asked.get("access")),
                     "given": t.given,
                     "successes": t.successes,
@@ -205,6 +271,7 @@ class Report:
                     "queries_p90": t.economy.quantile(0.9),
                     "success_by_queries": self._success_by_queries(t),
                     "distance_by_queries": (_minimal(asked) and t.economy.distance()) or None,
+                    "fooled": ratio(t.shares, t.given) if self.random else None,
                     "fooled_mean": ratio(t.fooled, t.checked),
                     "seconds": t.seconds + once["seconds"],
                     "crafting": crafted.get(number),
@@ -233,19 +300,18 @@ class Report:
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """One dict per class that occurs: class, n, clean and robust accuracy with intervals."""
-        correct, robust = self._columns.correct, self._withstand(self.eps)
         rows = []
-        for index in np.unique(self._columns.labels).tolist():
-            its = self._columns.labels == index
-            n, clean, left = int(its.sum()), int(correct[its].sum()), int(robust[its].sum())
+        for index in np.unique(self.columns.labels).tolist():
+            its = self.columns.labels == index
+            n, clean, left = int(its.sum()), self._right(its), self._left(its)
             rows.append(
                 {
                     "class": self.classes[index],
                     "n": n,
                     "clean_accuracy": clean / n,
                     "clean_accuracy_ci": wilson(clean, n),
-                    "robust_accuracy": rate(left, n if self._tallies else 0),
-                    "robust_accuracy_ci": wilson(left, n if self._tallies else 0),
+                    "robust_accuracy": rate(left, n if self.tallies else 0),
+                    "robust_accuracy_ci": wilson(left, n if self.tallies else 0),
                 }
             )
         return rows
@@ -253,7 +319,7 @@ class Report:
     @cached_property
     def confusion(self) -> Ints:
         """Counts (true class, class predicted) of the broken samples' first adversarial example."""
-        c, k = self._columns, len(self.classes)
+        c, k = self.columns, len(self.classes)
         broken = c.correct & (c.first >= 0)
         matrix = np.zeros((k, k), dtype=np.int64)
         np.add.at(matrix, (c.labels[broken], c.adv_prediction[broken]), 1)
@@ -262,7 +328,7 @@ class Report:
     @property
     def survives_8bit(self) -> float | None:
         """Fraction of the broken samples whose first example survives rounding to 8 bits."""
-        asked = self._columns.survives_8bit[self._columns.correct & (self._columns.first >= 0)]
+        asked = self.columns.survives_8bit[self.columns.correct & (self.columns.first >= 0)]
         asked = asked[asked >= 0]
         return ratio(int(asked.sum()), len(asked))
 
@@ -271,137 +337,10 @@ class Report:
     @cached_property
     def notes(self) -> list[str]:
         """Honest remarks: what the figures leave out, or rest on."""
-        c, notes = self._columns, []
-        if not self.complete:
-            notes.append(
-                f"Incomplete: {self.n:,} of {self.n_expected:,} samples were measured. Resume the "
-                "run for the rest; every figure here covers the measured samples only."
-            )
-        if not self._tallies:
-            notes.append("No attack ran: robustness was not measured.")
-        elif self.n and not c.correct.any():
-            notes.append(
-                "Not one sample was classified correctly, so there was nothing to attack: are the "
-                "classes in the order of the data, and the range and normalisation the model's own?"
-            )
-        elif self.n and not self.counts["broken"]:
-            why = "too few queries" if self.oracle else "gradients that mislead them"
-            notes.append(
-                "No attack broke a single sample. That is rare, and more often a sign of attacks "
-                f"that were too weak or {why} than of a robust model."
-            )
-        notes += protocol.notes(self.spec, complete=self.complete)
-        low, high = self.robust_accuracy_ci
-        if high - low > 0.1:
-            notes.append(
-                f"Only {text.plural(self.n, 'sample')}: the 95{text.NARROW}% interval is "
-                f"{100 * (high - low):.0f} points wide. More samples would narrow it."
-            )
-        surrogates = self.spec.get("surrogates") or []
-        if surrogates:
-            names = ", ".join(str(s.get("path") or s.get("arch")) for s in surrogates)
-            notes.append(
-                f"Transfer: the attacks searched on {names} and asked nothing of the model, which "
-                "only verified one candidate per sample and attack. Forwards and backwards are the "
-                "surrogates'. Attackers who can query the model do better."
-            )
-        fooled = ratio(sum(t.fooled for t in self._tallies), sum(t.checked for t in self._tallies))
-        model, transfer = self.spec["model"], bool(surrogates)
-        notes += oracle.notes(self.oracle, model, fooled, transfer=transfer)
-        for attack in self.attacks:
-            if attack["crafting"]:
-                once, name = attack["crafting"], attack["label"]
-                whose = "held out for that" if once["held_out"] else "that it was then measured on"
-                notes.append(
-                    f"{name} crafted one perturbation for all, on "
-                    f"{text.plural(once['samples'], 'sample')} {whose}: "
-                    f"{once['forwards']:,} forwards and {once['backwards']:,} backwards, which "
-                    "figures per sample leave out."
-                )
-            notes += [
-                f"{attack['label']}: {text.plural(said['samples'], 'sample')} {said['text']}."
-                for said in attack["remarks"]
-            ]
-            if attack["refused"]:
-                reasons = ", ".join(f"{k:,} {why}" for why, k in attack["refused"].items())
-                notes.append(
-                    f"Candidates of {attack['label']} were refused and count as no success: "
-                    f"{reasons}."
-                )
-        if self.survives_8bit is not None and self.survives_8bit < 1:
-            fraction = text.percent(1 - self.survives_8bit, self.counts["broken"])
-            notes.append(
-                f"{fraction} of the adversarial examples no longer work once rounded to 8 bits "
-                "per channel; stored as ordinary image files they would be harmless. They count "
-                "as successes here."
-            )
-        smaller = int((c.correct & (c.first < 0) & (self._radius <= self.eps)).sum())
-        if smaller and self._tallies:
-            notes.append(
-                f"{text.plural(smaller, 'sample')} withstood the attacks at the full ε but broke "
-                "at a smaller one, and so count as broken."
-            )
-        there = int((c.correct & (c.targets == c.labels)).sum())
-        if self.targeted and there:
-            notes.append(
-                f"{text.plural(there, 'sample')} already had the target class and could not be "
-                "attacked towards it; they count as robust."
-            )
-        if self.targeted and self._tallies:
-            notes.append(
-                "Targeted: only reaching the chosen class counts as a success, so the robust "
-                "accuracy is higher than it would be if any wrong class counted."
-            )
-        return notes
+        return [*notes.coverage(self), *defended.notes(self), *notes.of(self)]
 
     # The record
 
     def to_json(self) -> dict[str, Any]:
         """report.json: JSON types alone, null for what was not measured."""
-        total = {key: sum(a[key] for a in self.attacks) for key in ("forwards", "backwards")}
-        total["queries"] = sum(a["queries"] for a in self.attacks)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "attack",
-            "status": self.run.get("status"),
-            "complete": self.complete,
-            "created": self.run.get("created"),
-            "model": self.spec["model"],
-            "data": self.spec["data"],
-            "n": self.n,
-            "n_expected": self.n_expected,
-            "threat": self.threat,
-            "targeted": self.targeted,
-            "every": self.every,
-            "clean_accuracy": self.clean_accuracy,
-            "clean_accuracy_ci": self.clean_accuracy_ci,
-            "robust_accuracy": self.robust_accuracy,
-            "robust_accuracy_ci": self.robust_accuracy_ci,
-            "attacks": self.attacks,
-            **total,
-            "curve": [
-                {"eps": eps, "accuracy": accuracy, "ci": wilson(round(accuracy * self.n), self.n)}
-                for eps, accuracy in self.curve
-                if self.n
-            ],
-            "per_class": self.per_class,
-            "confusion": [
-                {
-                    "true": self.classes[i],
-                    "predicted": self.classes[j],
-                    "count": int(self.confusion[i, j]),
-                }
-                for i, j in np.argwhere(self.confusion).tolist()
-            ],
-            "survives_8bit": self.survives_8bit,
-            "oracle": self.oracle or None,
-            "notes": self.notes,
-            "seconds": self.seconds,
-            "seed": self.spec.get("seed", 0),
-            "device": self.spec.get("device"),
-            "search": self.spec.get("search", "exact"),
-            "versions": self.run.get("versions") or {},
-            "argv": self.run.get("argv") or [],
-        }
-        found: dict[str, Any] = plain(record)
-        return found
+        return record.of(self)

@@ -28,6 +28,12 @@ def percent(value: float | None, n: int = 1000, *, unit: bool = True) -> str:
     return text + NARROW + "%" if unit else text
 
 
+def points(value: float) -> str:
+    """A difference of two fractions: 0.71 → "71 points", 0.043 → "4.3 points"."""
+    whole = f"{100 * value:.0f}" if abs(value) >= 0.0995 else f"{100 * value:.1f}"
+    return f"{whole.removesuffix('.0')} points"
+
+
 def whole_percent(value: float) -> str:
     return percent(value, 1)
 

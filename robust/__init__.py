@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import evaluate as evaluate
+    from .certification import certify as certify
     from .core.errors import RobustError as RobustError
     from .core.goal import Goal as Goal
     from .core.threat import L0 as L0
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from .core.victim import Access as Access
     from .core.victim import Victim as Victim
     from .data import open_data as open_data
+    from .models import defend as defend
     from .models import load_model as load_model
 
 _HOMES = {
     "evaluate": "robust.api",
+    "certify": "robust.certification",
     "RobustError": "robust.core.errors",
     "Goal": "robust.core.goal",
     "Threat": "robust.core.threat",
@@ -37,6 +40,7 @@ _HOMES = {
     "Patch": "robust.core.threat",
     "Access": "robust.core.victim",
     "Victim": "robust.core.victim",
+    "defend": "robust.models",
     "load_model": "robust.models",
     "open_data": "robust.data",
 }

@@ -12,6 +12,7 @@ from robust.reports.summary import Report
 
 from . import evaluation as engine
 from .core.attack import Attack, check_batch
+from .core.defended import Defended
 from .core.errors import RobustError
 from .core.files import write_text
 from .core.oracle import Oracle
@@ -20,9 +21,11 @@ from .core.threat import Threat
 from .core.victim import Model
 from .data import from_arrays
 from .models import Loaded, in_memory
-from .planning import as_oracle, asked_before, plan
-from .registry import label, parse_attacks
+from .models.defending import is_file_defense
+from .planning import as_oracle, asked_before, plan, with_chance
+from .registry import defense_label, find, label, parse_attacks
 from .store import MemoryStore, RunFolder, argv, new_record
+from .views import attacks_for
 
 
 def evaluate(
@@ -39,6 +42,7 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     search: str = "auto",
+    view: str = "both",
     access: str = "gradient",
     queries: int | None = None,
     draws: int | None = None,
@@ -65,6 +69,9 @@ def evaluate(
                 channels_last, bf16 where the hardware has it) if it is faster, and the model itself
                 answers whatever comes near the goal; "exact": on the model itself; "compiled": on a
                 copy that torch.compile has made, which takes minutes at first
+    view        of a model with defenses (`robust.defend`) or one that answers at random: "both":
+                each attack with gradients runs naively, on the model as it is deployed, and then
+                adaptively, through its defenses; or only "naive" or "adaptive"
     access      "scores" or "labels": the model is an oracle, which attacks can only ask, and which
                 counts every answer
     queries     the most that a sample may cost then, what the engine itself asks included
@@ -85,8 +92,10 @@ def evaluate(
         raise RobustError(
             "resume needs a model with parameters: a plain function cannot be told from another"
         )
-    loaded = as_oracle(in_memory(module), access)
-    chosen = parse_attacks_and_instances(attacks, threat.norm, access, targeted is not None)
+    loaded = with_chance(as_oracle(in_memory(module), access), source, device, access)
+    named = parse_attacks_and_instances(attacks, threat.norm, access, targeted is not None)
+    white_box = access == "gradient" and not stand_ins
+    chosen = attacks_for(loaded.module, named, view, white_box=white_box)
     spec = plan(
         loaded,
         source,
@@ -107,7 +116,7 @@ def evaluate(
     )
     asked = asked_before(loaded)
     run = engine.Evaluation(spec, loaded.module, source, chosen, stand_ins, asked)
-    facts = oracle_facts(loaded, price_per_1000)
+    facts = run_facts(loaded, price_per_1000)
     if out is None:
         store = MemoryStore()
         for _ in run.run(store):
@@ -133,13 +142,29 @@ class _Callable(nn.Module):
         return self.function(x)
 
 
-def oracle_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]:
-    """What run.json says of an oracle besides the spec."""
-    if not isinstance(loaded.module, Oracle):
-        return {}
-    names = ("asked", "random", "not_finite")
-    before = {name: getattr(loaded.module, name) for name in names}
-    return {"preflight": before, "price_per_1000": price_per_1000}
+def run_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]:
+    """What run.json says of a model besides the spec: of an oracle what it was asked before, and
+    what is known of the defenses.
+    """
+    module, facts = loaded.module, dict[str, Any]()
+    if isinstance(module, Oracle):
+        names = ("asked", "random", "not_finite")
+        before = {name: getattr(module, name) for name in names}
+        facts = {"preflight": before, "price_per_1000": price_per_1000}
+        module = module.model
+    if isinstance(module, Defended):
+        facts["defenses"] = [_known_of(record) for record in module.records]
+    return facts
+
+
+def _known_of(record: dict[str, Any]) -> dict[str, Any]:
+    """A defense as reports tell it: its record, label, family, paper, claims and broken_by."""
+    names = ("family", "paper", "claims", "broken_by")
+    facts = dict.fromkeys(names, "")
+    if not is_file_defense(record["name"]):
+        found = find("defenses", record["name"])
+        facts = {name: getattr(found, name) for name in names}
+    return {**record, "label": defense_label(record), **facts}
 
 
 def parse_attacks_and_instances(

@@ -47,7 +47,8 @@ class AttackProgress:
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.total = self.measured = self.earlier = self.correct = self.robust = 0
+        self.total = self.measured = self.earlier = 0
+        self.correct = self.robust = 0.0
         self.tallies: dict[str, _Tally] = {}
         self.running: tuple[str, int, Ledger] | None = None
         self.began = time.monotonic()
@@ -70,13 +71,9 @@ class AttackProgress:
                 self._count(event.shard)
 
     def _count(self, shard: Shard) -> None:
-        correct = shard.prediction == shard.labels
-        broken = correct & False
-        for rows in shard.attacks:
-            broken[rows.rows[rows.success]] = True
         self.measured += len(shard)
-        self.correct += int(correct.sum())
-        self.robust += int((correct & ~broken).sum())
+        self.correct += float(shard.withstood([]).sum())
+        self.robust += float(shard.withstood(shard.attacks).sum())
 
     @property
     def elapsed(self) -> float:
@@ -285,18 +282,26 @@ def attack_results(report: Any, where: str | None) -> None:
         )
     console.print(table)
     low, high = report.robust_accuracy_ci
+    draws = f", means over {report.spec['checks']} draws" if report.random else ""
     console.print(
         Text.assemble(
             f"clean accuracy {report.clean_accuracy:.1%}, ",
             (f"robust accuracy {report.robust_accuracy:.1%}", "bold"),
-            f" (95% interval {low:.1%} to {high:.1%}), n = {report.n}",
+            f" (95% interval {low:.1%} to {high:.1%}), n = {report.n}{draws}",
         )
     )
+    if report.naive_accuracy is not None:
+        low, high = report.naive_accuracy_ci
+        console.print(
+            f"naive accuracy {report.naive_accuracy:.1%} (95% interval {low:.1%} to {high:.1%}): "
+            "what attacks leave that know of no defense"
+        )
     if oracle:
         known = f" ({oracle['repeated']:,} answers were known)" if oracle["repeated"] else ""
         price = f", {report.priced}" if report.priced else ""
         console.print(f"asked the model {oracle['asked']:,} times in all{known}{price}")
     for note in report.notes:
-        console.print(f"note: {note}", style="yellow")
+        style = "bold yellow" if note == report.false_security_words else "yellow"
+        console.print(f"note: {note}", style=style)
     if where:
         console.print(f"report: {where}", soft_wrap=True)

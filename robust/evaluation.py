@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import chance
 from .asking import Asking, is_eight_bit, pool_for, preflight_share
+from .core.adaptive import Adaptive
 from .core.attack import Attack
 from .core.fitted import Fitted
 from .core.goal import Goal
@@ -24,17 +26,16 @@ from .core.progress import Progress
 from .core.rng import generator, seeded
 from .core.surrogate import Ensemble
 from .core.threat import Threat
-from .core.victim import Access, BudgetSpent, Ledger, Original, Victim
+from .core.victim import Access, BudgetSpent, Ledger
 from .crafting import craft, samples_for
 from .data import Batch, Source
-from .models.fast import SearchCopy, prepare
 from .preflight import confidence, forward, frozen, refuse_bad_answers
 from .registry import label, parse_attack
+from .searching import Searching, sees_through
 from .store import Store
 from .targets import choose_targets
 from .verification import array, verify
 
-SEARCHES = ("auto", "exact", "compiled")
 CURVE = (0.25, 0.5, 0.75, 1.5, 2.0)
 CURVE_ATTACK = "apgd,steps=20,loss=margin"
 
@@ -114,7 +115,7 @@ class Evaluation:
         self._ensemble = Ensemble(self.surrogates)
         self._asking: Asking | None = None
         self._fitted: dict[str, Tensor] = {}
-        self._copy: SearchCopy | None = None
+        self._searching = Searching(self.spec, self.model, self._ensemble, self.device)
 
     def run(self, store: Store) -> Iterator[Event]:
         """Measure every shard that the store does not have yet."""
@@ -128,7 +129,7 @@ class Evaluation:
         yield Started(len(order), finished, len(starts), labels)
         with frozen(self.model), frozen(self._ensemble):
             if len(done) < len(starts):
-                self._copy = self._search_copy()
+                self._searching.prepare(self.attacks, self.source)
                 yield from self._fit_all(store, everything)
             for index, start in enumerate(starts):
                 if index in done:
@@ -164,7 +165,7 @@ class Evaluation:
             name = label(attack)
             if number not in there:
                 ids, held_out = samples_for(attack, order, self.spec.limit)
-                victim = self._victim(len(ids), attack)
+                victim = self._searching.victim(len(ids), attack)
                 yield AttackStarted(-1, f"{name} (crafting)", len(ids), victim.ledger)
                 with seeded(self.spec.seed, "model", "fit", number):
                     there[number] = craft(
@@ -184,46 +185,44 @@ class Evaluation:
                 yield AttackDone(-1, f"{name} (crafting)", len(ids), 0, seconds)
             self._fitted[name] = torch.from_numpy(there[number].tensor).to(self.device)
 
-    def _search_copy(self) -> SearchCopy | None:
-        """The model prepared for the search, where any attack can gain by it."""
-        asked = any(attack.access > Access.LABELS for attack in self.attacks)
-        exact = self.spec.search == "exact" or self._oracle is not None
-        if exact or self.surrogates or not asked:
-            return None
-        places = np.linspace(0, len(self.source) - 1, min(len(self.source), 16)).astype(np.int64)
-        x = self.source.batch(self.source.ids[places]).x.to(self.device)
-        with seeded(self.spec.seed, "search copy"):
-            return prepare(self.model, x, compiled=self.spec.search == "compiled")
-
-    def _victim(self, n: int, attack: Attack, goal: Goal | None = None) -> Victim:
-        """Who answers the search: the model, a copy of it, or surrogates."""
-        if self.surrogates:
-            count = len(self.surrogates)
-            return Victim(self._ensemble, n, attack.access, self.device, surrogates=count)
-        if self._copy is None or goal is None or not _gains(attack):
-            return Victim(self.model, n, attack.access, self.device)
-        original = Original(self.model, goal, self._copy.band)
-        return Victim(self._copy.module, n, attack.access, self.device, original=original)
+    @property
+    def random(self) -> bool:
+        """Whether the model, which is no oracle, answers at random."""
+        return self._oracle is None and self.spec.checks > 1
 
     def _goal(self, ids: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Goal]:
-        """The model's logits at the clean samples, and what attacks are to reach there."""
-        logits = forward(self.model, x)
+        """The model's answers at the clean samples, logits (n, draws, K), and what attacks are to
+        reach there.
+        """
+        if self.random:
+            answers = chance.draw(self.model, x, 2 * self.spec.checks)
+        else:
+            answers = forward(self.model, x).unsqueeze(1)
+        logits = chance.settled(answers)
         if self._oracle is None:  # whose answers may be broken for a sample: that one is misjudged
-            refuse_bad_answers(logits, ids)
+            refuse_bad_answers(answers.sum(1), ids)
         targets = choose_targets(self.spec.targeted, logits, y, ids, self.spec.seed)
-        return logits, Goal(y if targets is None else targets, targeted=targets is not None)
+        return answers, Goal(y if targets is None else targets, targeted=targets is not None)
 
     def _measure(self, index: int, batch: Batch) -> Generator[Event, None, Shard]:
         began = time.perf_counter()
         x, y = batch.x.to(self.device), batch.y.to(self.device)
         counts = self._counts()
-        logits, goal = self._goal(batch.ids, x, y)
+        answers, goal = self._goal(batch.ids, x, y)
+        logits = chance.settled(answers)
         prediction, probability = confidence(self.model, logits)
+        attackable = (prediction == y) & ~goal.reached(logits)
+        shares: dict[str, np.ndarray] = {}
+        if self.random:
+            correct = answers.argmax(2) == y.unsqueeze(1)
+            prediction, probability = chance.vote(answers, torch.ones_like(correct))
+            attackable = correct.any(1) & ~(goal.targeted & (goal.labels == y))
+            names = ("trial", "right")
+            shares = dict(zip(names, map(array, chance.halves(correct)), strict=True))
         if self._oracle is not None:
             pool = pool_for(self.source, batch.ids.numpy(), x, prediction, goal)
             share = preflight_share(self.spec, self.preflight)
             self._asking = Asking(self._oracle, self.spec, x, pool, share)
-        attackable = (prediction == y) & ~goal.reached(logits)
         broken_at = torch.full(y.shape, float("inf"), dtype=torch.float64, device=self.device)
         broken_at[prediction != y] = 0
         broken, measured = torch.zeros_like(attackable), torch.zeros_like(attackable)
@@ -235,8 +234,10 @@ class Evaluation:
                 index, attack, label(attack), x, goal, given, self.threat
             )
             rows = torch.from_numpy(result.rows).to(self.device)
-            success = torch.from_numpy(result.success).to(self.device)
-            broken[rows[success]] = True
+            done = result.success
+            if self.random:  # a lucky candidate is no reason to look no further
+                done = np.minimum(result.trial, result.fooled) == 1
+            broken[rows[torch.from_numpy(done).to(self.device)]] = True
             found.append(result)
             if attack.measures:
                 measured[rows] = True
@@ -262,6 +263,7 @@ class Evaluation:
             asked=int(asked),
             repeated=int(repeated),
             not_finite=int(not_finite),
+            **shares,
             attacks=found,
         )
 
@@ -288,7 +290,7 @@ class Evaluation:
         if self._asking is not None:
             searched = self._asking.allowed(rows)
         if self._asking is None or self.surrogates:
-            victim = self._victim(len(rows), attack, goal[rows])
+            victim = self._searching.victim(len(rows), attack, goal[rows])
         else:
             victim, progress = self._asking.victim(attack, rows, goal[rows])
         x, goal = x[rows], goal[rows]
@@ -340,6 +342,8 @@ class Evaluation:
         if self.surrogates or not (gradient and has_curve(self.threat)):
             return
         attack = parse_attack(CURVE_ATTACK)
+        if any(sees_through(given, self.model) for given in self.attacks):
+            attack = Adaptive(attack=attack)
         down = sorted((factor for factor in self.spec.curve if factor < 1), reverse=True)
         up = sorted(factor for factor in self.spec.curve if factor > 1)
         reached = eps
@@ -365,13 +369,6 @@ def order_of(source: Source, shuffle: bool, seed: int) -> np.ndarray:
     if shuffle:
         ids = ids[torch.randperm(len(ids), generator=generator(seed, "order")).numpy()]
     return ids
-
-
-def _gains(attack: Attack) -> bool:
-    """Whether it is worth searching on a copy: not where a search stays at the boundary, for there
-    the model itself is asked again and again.
-    """
-    return not attack.minimal and attack.access > Access.LABELS
 
 
 def has_curve(threat: Threat) -> bool:

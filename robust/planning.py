@@ -1,6 +1,8 @@
 """Everything that is checked and decided before the first step of an attack run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +10,10 @@ from torch import Tensor
 
 from . import evaluation as engine
 from .asking import refuse_tiny_budget
+from .core.adaptive import Adaptive
 from .core.attack import Attack
+from .core.defended import GUESSED_DRAWS, Defended
+from .core.defense import Frame
 from .core.errors import RobustError
 from .core.oracle import Oracle
 from .core.outcome import RunSpec
@@ -16,13 +21,16 @@ from .core.rng import seeded
 from .core.threat import Threat
 from .core.victim import Access
 from .data import Source
-from .models import Loaded
-from .preflight import auto_batch_size, examine, frozen
+from .models import Loaded, answers_differ
+from .models.defending import is_file_defense
+from .models.info import hash_file
+from .preflight import auto_batch_size, examine, frozen, guarded
 from .probing import CHECKS, DRAWS, answers_at_random
 from .registry import black_box, label, name_of
+from .searching import SEARCHES
 
 LEVELS = ("labels", "scores", "gradient")
-_ASKED_FIRST = 8  # samples that an oracle is asked about before a run
+_ASKED_FIRST = 8  # samples that a model is asked about before a run
 _ORACLE_BATCH = 64
 
 
@@ -50,6 +58,27 @@ def as_oracle(loaded: Loaded, access: str, box: tuple[float, float] | None = Non
         box=box if loaded.info.eight_bit else None,
     )
     return Loaded(oracle, loaded.info)
+
+
+def with_chance(loaded: Loaded, source: Source, device: torch.device, access: str) -> Loaded:
+    """The same; but a model that attackers have themselves, and that nobody declared to answer at
+    random, is asked the same a few times, and where the answers differ it is attacked as random:
+    a `Defended` whose draws were guessed.
+    """
+    module = loaded.module
+    declared = isinstance(module, Defended) and module.draws > 1
+    if access != "gradient" or declared:
+        return loaded
+    x = source.batch(source.ids[:_ASKED_FIRST]).x.to(device)
+    frame = Frame(source.shape, 0, source.low, source.high)
+    with frozen(module), guarded(x):
+        if not answers_differ(module, frame, x):
+            return loaded
+    facts: dict[str, Any] = {"draws": GUESSED_DRAWS, "guessed": True, "frame": frame}
+    if not isinstance(module, Defended):
+        return replace(loaded, module=Defended(module, module, **facts))
+    facts |= {"records": module.records, "parts": module.parts, "behind": module.behind}
+    return replace(loaded, module=Defended(module.model, module.exposed, **facts))
 
 
 def asked_before(loaded: Loaded) -> int:
@@ -120,11 +149,13 @@ def plan(
             f"--queries {queries} leaves nothing to search with: {own} of them go into the clean "
             "sample and checks of what is found"
         )
-    if search not in engine.SEARCHES:
-        raise RobustError(f"search must be one of {', '.join(engine.SEARCHES)}, not {search!r}")
+    if search not in SEARCHES:
+        raise RobustError(f"search must be one of {', '.join(SEARCHES)}, not {search!r}")
     gradient = any(attack.access == Access.GRADIENT for attack in attacks)
     asked = gradient and not surrogates
     oracle = loaded.module if isinstance(loaded.module, Oracle) else None
+    defended = loaded.module if isinstance(loaded.module, Defended) else None
+    random = defended is not None and defended.draws > 1
     ids = None
     if oracle is not None:  # about samples that the run asks about anyway
         ids = engine.order_of(source, shuffle, seed)[: min(limit or _ASKED_FIRST, _ASKED_FIRST)]
@@ -141,9 +172,10 @@ def plan(
     if batch_size is None and oracle is not None:
         batch_size = _ORACLE_BATCH
     elif batch_size is None:
-        networks = [one.module for one in (loaded, *surrogates)]
+        networks = [_searched(one.module) for one in (loaded, *surrogates)]
         batch_size = min(auto_batch_size(network, source, device) for network in networks)
-    curve = curve and gradient and not surrogates and engine.has_curve(threat)
+    curve = curve and gradient and not (surrogates or random) and engine.has_curve(threat)
+    views = defended is not None and not surrogates
     spec = RunSpec(
         model=_model_record(loaded, classes),
         surrogates=[_model_record(surrogate, classes) for surrogate in surrogates],
@@ -164,6 +196,7 @@ def plan(
                 "access": "transfer" if surrogates else str(attack.access),
                 "measures": attack.measures,
                 "minimal": attack.minimal,
+                **({"adaptive": isinstance(attack, Adaptive)} if views else {}),
             }
             for attack in attacks
         ],
@@ -178,7 +211,7 @@ def plan(
         access=access,
         queries=queries,
         draws=1 if oracle is None else oracle.draws,
-        checks=CHECKS if oracle is not None and oracle.draws > 1 else 1,
+        checks=CHECKS if random or (oracle is not None and oracle.draws > 1) else 1,
         device=str(device),
     )
     refuse_tiny_budget(spec, asked_before(loaded))
@@ -189,6 +222,11 @@ def _draws(oracle: Oracle, x: Tensor) -> int:
     with frozen(oracle):
         oracle.random = answers_at_random(oracle, x)
     return DRAWS if oracle.random else 1
+
+
+def _searched(module: torch.nn.Module) -> torch.nn.Module:
+    """What the most expensive search differentiates."""
+    return module.exposed if isinstance(module, Defended) else module
 
 
 def _examine_surrogate(
@@ -214,6 +252,10 @@ def _model_record(loaded: Loaded, classes: int) -> dict[str, Any]:
     facts = loaded.info.to_dict()
     special = {"access": "gradient", "eight_bit": False}  # what few models are
     few = {key: facts[key] for key, usual in special.items() if facts[key] != usual}
+    module = loaded.module.model if isinstance(loaded.module, Oracle) else loaded.module
+    if isinstance(module, Defended):
+        few["defenses"] = [_defense_record(record) for record in module.records]
+        few |= {"draws": module.draws, "guessed": module.guessed}
     return {
         **few,
         **{key: facts[key] for key in ("path", "kind", "sha256", "arch", "parameters")},
@@ -222,3 +264,11 @@ def _model_record(loaded: Loaded, classes: int) -> dict[str, Any]:
         "mean": facts["mean"],
         "std": facts["std"],
     }
+
+
+def _defense_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A defense as a run records it; one of the user's own file with the hash of that."""
+    if not is_file_defense(record["name"]):
+        return record
+    path = Path(record["name"].rpartition(":")[0]).expanduser()
+    return {**record, "sha256": hash_file(path)}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .core.defended import Defended
 from .core.errors import RobustError
 from .core.goal import Goal, as_logits
 from .core.losses import margin
@@ -127,11 +128,23 @@ def examine(
     _refuse_labels(source, classes)
     refuse_targets(targeted, classes)
     if gradient:
-        with frozen(model):
-            Victim(model, 1, device=device).gradient(
-                batch.x[:1].to(device), margin, Goal(batch.y[:1].to(device) * 0)
-            )
+        _refuse_no_gradient(model, batch.x[:1].to(device))
     return classes
+
+
+def _refuse_no_gradient(model: nn.Module, x: Tensor) -> None:
+    seen = model.exposed if isinstance(model, Defended) else model
+    goal = Goal(torch.zeros(len(x), dtype=torch.int64, device=x.device))
+    try:
+        with frozen(model):
+            Victim(seen, len(x), device=x.device).gradient(x, margin, goal)
+    except RobustError as error:
+        if seen is model:
+            raise
+        raise RobustError(
+            "what the defenses expose gives no gradient with respect to the input: add "
+            "--access scores, or an expose to your defense"
+        ) from error
 
 
 def _refuse_labels(source: Source, classes: int) -> None:

@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def new_record(kind: str, spec: dict[str, Any], digest: str, argv: Sequence[str]) -> dict[str, Any]:
-    """The contents of run.json at the start of a run of `kind` "attack" or "train"."""
+    """The contents of run.json at the start of a run of `kind` "attack", "train", …"""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
@@ -59,6 +59,14 @@ def new_record(kind: str, spec: dict[str, Any], digest: str, argv: Sequence[str]
         "spec": spec,
         "versions": versions(),
     }
+
+
+class Spec(Protocol):
+    """What a run asks, as it is stored; runs of equal hashes come to the same."""
+
+    @property
+    def hash(self) -> str: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class Store(Protocol):
@@ -119,7 +127,9 @@ class RunFolder:
         return cls(path, record)
 
     @classmethod
-    def start(cls, path: Path, spec: RunSpec, argv: Sequence[str], *, resume: bool) -> "RunFolder":
+    def start(
+        cls, path: Path, spec: Spec, argv: Sequence[str], *, resume: bool, kind: str = "attack"
+    ) -> "RunFolder":
         """A new run in `path`, or with `resume` the one that is there, if it asks the same.
 
         Raises RobustError if `path` holds a run and `resume` is off, or a run that differs.
@@ -127,12 +137,12 @@ class RunFolder:
         if not (path / "run.json").exists():
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise RobustError(f"{path} exists and is no run folder; choose another --out")
-            return cls(path, new_record("attack", spec.to_dict(), spec.hash, argv))
+            return cls(path, new_record(kind, spec.to_dict(), spec.hash, argv))
         there = cls.open(path)
         if not resume:
             raise RobustError(f"{path} holds a run already; add --resume or choose another --out")
-        if there.record.get("kind") != "attack":
-            raise RobustError(f"{path} is a {there.record.get('kind')} run, not an attack")
+        if there.record.get("kind") != kind:
+            raise RobustError(f"{path} is a run of robust {there.record.get('kind')}, not {kind}")
         if there.record["spec_hash"] != spec.hash:
             changed = ", ".join(_differences(there.record["spec"], spec.to_dict()))
             raise RobustError(
@@ -149,7 +159,7 @@ class RunFolder:
         """Change entries of run.json and write it, creating the folder if need be."""
         self.record.update(changes)
         try:
-            (self.path / "shards").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error.strerror}") from error
@@ -160,6 +170,7 @@ class RunFolder:
     def write(self, shard: Shard) -> None:
         self._begin()
         try:
+            (self.path / "shards").mkdir(exist_ok=True)
             write_whole(self._file(shard.index), lambda path: _write(path, shard))
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error}") from error
@@ -290,6 +301,7 @@ def _read_fit(path: Path) -> Fit:
 _SINCE = {
     *("stages", "entered", "remarks", "remarked", "fooled"),
     *("trace_rows", "trace_queries", "trace_distance", "asked", "repeated", "not_finite"),
+    *("right", "trial"),
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .chance import draw, halves, reached, settled, vote
 from .core.errors import RobustError
 from .core.goal import Goal
 from .core.grid import rounded
@@ -35,7 +36,7 @@ def verify(
     """Measure candidates on the original model: finite, in ball and box, goal reached.
 
     A minimal attack may leave the ball; what it finds there is no success at this eps. With
-    several checks, of an oracle that answers at random, the goal must be reached in half of them.
+    several checks, of a model that answers at random, the goal must be reached in half of them.
 
     image   ask, too, whether a success survives rounding to 8 bits
     trace   what the answers of the search have shown
@@ -51,17 +52,24 @@ def verify(
         refused[~threat.in_ball(x, x_adv)] = 2
     refused[~x_adv.flatten(1).isfinite().all(1)] = 1
     safe = torch.where((refused == 0).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
-    logits = forward(model, safe) if n else torch.zeros(0, 2, device=x.device)
-    fooled = goal.reached(logits).double() * (refused == 0)
-    if checks > 1:
+    oracle = isinstance(model, Oracle)
+    draws = 1 if oracle or checks == 1 else 2 * checks
+    answers = _answers(model, safe, draws) if n else torch.zeros(0, draws, 2, device=x.device)
+    hits = reached(goal, answers)
+    trial, fooled = (share * (refused == 0) for share in halves(hits))
+    if oracle and checks > 1:
         asked = fooled.nonzero().squeeze(1)
         fooled[asked] = _fooled(model, safe[asked], goal[asked], checks)
     success = (fooled >= 0.5) & (refused == 0) & threat.in_ball(x, safe)
     survives = torch.full_like(refused, -1)
     if image and bool(success.any()):
-        answers = forward(model, rounded(safe[success], threat.low, threat.high))
-        survives[success] = goal[success].reached(answers).long()
-    prediction, probability = confidence(model, logits)
+        saved = _answers(model, rounded(safe[success], threat.low, threat.high), draws)
+        survives[success] = (reached(goal[success], saved).double().mean(1) >= 0.5).long()
+    logits = settled(answers)
+    if draws == 1:
+        prediction, probability = confidence(model, logits)
+    else:
+        prediction, probability = vote(answers, hits & success.unsqueeze(1))
     return AttackRows(
         label=name,
         rows=array(rows),
@@ -82,8 +90,14 @@ def verify(
         remarks="\n".join(victim.remarks),
         remarked=_columns(victim.remarks, n),
         fooled=array(fooled),
+        trial=array(trial) if draws > 1 else np.zeros(0),
         **_traced(trace),
     )
+
+
+def _answers(model: nn.Module, z: Tensor, draws: int) -> Tensor:
+    """So many answers to each row of z: logits (n, draws, K)."""
+    return forward(model, z).unsqueeze(1) if draws == 1 else draw(model, z, draws)
 
 
 def _fooled(model: nn.Module, z: Tensor, goal: Goal, checks: int) -> Tensor:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import robust
-from robust import evaluation, planning
+from robust import planning, searching
 from robust.attacks import PGD
 from robust.cli import main
 from robust.core.errors import RobustError
@@ -81,8 +81,9 @@ def test_the_search_uses_the_copy_and_finds_the_same(net, digits):
     attacks = [PGD(steps=8, loss="margin")]
     copied, engine = run(net, digits, attacks)
     exact, plain = run(net, digits, attacks, search="exact")
-    assert (engine._copy.folded, engine._copy.low_precision) == (3, False)
-    assert plain._copy is None
+    made = engine._searching.copies[False]
+    assert (made.folded, made.low_precision) == (3, False)
+    assert not plain._searching.copies
     assert 10 < len(broken(exact)[0]) < 55
     assert broken(copied) == broken(exact)
     a, b = copied.attacks[0], exact.attacks[0]
@@ -123,7 +124,7 @@ class Off(nn.Module):
 @pytest.mark.parametrize("noise", [None, 0.5], ids=["wrong", "noisy"])
 def test_no_copy_decides_what_is_solved(noise, net, digits, monkeypatch):
     made = SearchCopy(Off(net, noise), 0.0 if noise is None else 1.0, 0, False, False)
-    monkeypatch.setattr(evaluation, "prepare", lambda model, x, **_: made)
+    monkeypatch.setattr(searching, "prepare", lambda model, x, **_: made)
     attacks = [PGD(steps=8)]
     shard, _ = run(net, digits, attacks)
     rows = shard.attacks[0]
@@ -144,7 +145,7 @@ def test_searches_along_the_boundary_stay_on_the_model(facts, net, digits, monke
             raise AssertionError("the copy was asked")
 
     made = SearchCopy(Never(), 0.0, 0, False, False)
-    monkeypatch.setattr(evaluation, "prepare", lambda model, x, **_: made)
+    monkeypatch.setattr(searching, "prepare", lambda model, x, **_: made)
     asks = dataclasses.make_dataclass(
         "Asks",
         [],
@@ -166,7 +167,7 @@ def test_searches_along_the_boundary_stay_on_the_model(facts, net, digits, monke
 def test_a_random_model_is_searched_as_it_is(net, digits):
     noisy = nn.Sequential(net, Jitter())
     _, engine = run(noisy, digits, [PGD(steps=2)])
-    assert engine._copy is None
+    assert engine._searching.copies[False] is None
 
 
 class Jitter(nn.Module):
@@ -217,7 +218,9 @@ def test_the_command_line_chooses(checkpoint, tmp_path):
 @pytest.mark.parametrize("search", ["auto", "exact", "compiled"])
 def test_the_copy_is_compiled_where_that_is_asked_for(search, net, digits, monkeypatch):
     asked = []
-    monkeypatch.setattr(evaluation, "prepare", lambda model, x, *, compiled: asked.append(compiled))
+    monkeypatch.setattr(
+        searching, "prepare", lambda model, x, *, compiled, **_: asked.append(compiled)
+    )
     robust.evaluate(net, *digits, threat=THREAT, attacks="fgsm", curve=False, search=search)
     assert asked == {"auto": [False], "exact": [], "compiled": [True]}[search]
 

@@ -44,6 +44,14 @@ from .options import BATCH_SIZE, NUMBER, RUNS, Numbers, model_options, oracle_op
     "--engine there for those of other packages.",
 )
 @click.option(
+    "--view",
+    type=click.Choice(["both", "naive", "adaptive"]),
+    default="both",
+    show_default=True,
+    help="Of a model with defenses: naive: on the model as it is deployed, as if it had none; "
+    "adaptive: through them; both: one after the other.",
+)
+@click.option(
     "--surrogate",
     "surrogates",
     multiple=True,
@@ -127,6 +135,7 @@ def attack(**options: Any) -> None:  # fmt: skip
     robust attack --model m.pt2 --data test.npz --eps 8/255 --limit 1000
     robust attack --model weights.pt --arch net.py:make --mean 0.5 --std 0.5 \\
         --data test/ --eps 0.03 --attack pgd,steps=50,restarts=5 --fail-under 0.4
+    robust attack --model m.pt --with bit-depth,bits=3 --attack pgd
     robust attack --model https://host/v2/models/m --data test/ --eps 8/255 \\
         --access labels --queries 2000
     """

@@ -16,12 +16,13 @@ from robust.data import Source
 from robust.evaluation import Evaluation
 from robust.models import Loaded
 from robust.opening import load_surrogate, open_model_and_data, threat_of
-from robust.planning import as_oracle, asked_before, plan
+from robust.planning import as_oracle, asked_before, plan, with_chance
 from robust.preflight import choose_device
 from robust.registry import (
     parse_attacks,
 )
 from robust.store import RunFolder, argv, choose_folder, find_unfinished
+from robust.views import attacks_for
 
 from . import INTERRUPTED
 
@@ -48,11 +49,14 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
         raise RobustError("--price-per-1000 is for models that can only be asked: add --access")
     threat = threat_of(loaded, data, options["norm"], options["eps"])
     targeted = options["targeted"] is not None
-    attacks = parse_attacks(options["attacks"], threat.norm, access, targeted=targeted)
+    named = parse_attacks(options["attacks"], threat.norm, access, targeted=targeted)
     device = choose_device(options["device"])
     surrogates = [load_surrogate(text, source.shape, options) for text in options["surrogates"]]
     for one in (loaded, *surrogates):
         one.module.to(device)
+    loaded = with_chance(loaded, source, device, access)
+    white_box = access == "gradient" and not surrogates
+    attacks = attacks_for(loaded.module, named, options["view"], white_box=white_box)
     _recall(runs, loaded, options)
     size = options["batch_size"]
     if size == "auto" and options["resume"] and options["out"] is not None:
@@ -84,7 +88,7 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
-    folder.record |= api.oracle_facts(loaded, price)
+    folder.record |= api.run_facts(loaded, price)
     _keep_preflight(folder, loaded)
 
     quiet = options["quiet"]

@@ -23,7 +23,8 @@ class Adaptive(Combinator):
     EOT as in Athalye et al., 1802.00420, and a smooth stand-in for what has no useful gradient
     (Tramer et al., 2002.08347): each defense declares its own. A model without defenses is
     attacked as it is. Where the model is random the search goes on after success, for the goal is
-    to fool as many draws as possible.
+    to fool as many draws as possible. A search copy, if the victim has one, is one of the exposed
+    model.
     """
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class Adaptive(Combinator):
         if not isinstance(model, Defended):
             return self.attack.search(victim, x, goal, threat, rng)
         seen = copy.copy(victim)
-        seen.model, seen._original = model.exposed, None
+        seen.model = model.exposed
         attack = self.attack
         if model.draws > 1:
             if not isinstance(attack, EOT):

@@ -45,12 +45,22 @@ class Defended(nn.Module):
         self.frame, self.behind = frame, behind or frame
 
     def forward(self, x: Tensor) -> Any:
-        output = self.model(x)
+        output = answer_of(self.model, x)
         if x.requires_grad and isinstance(output, Tensor):
             # Without a path to the input, an attacker who does not know better sees zeros.
             nothing = 0 * x.flatten(1).sum(1)
             output = output + (nothing if output.dim() == 1 else nothing.unsqueeze(1))
         return output
+
+
+def answer_of(model: nn.Module, x: Tensor) -> Any:
+    """model(x), also where its code refuses what requires a gradient, as x.numpy() does."""
+    try:
+        return model(x)
+    except RuntimeError:
+        if not x.requires_grad:
+            raise
+        return model(x.detach())
 
 
 def frames_of(defenses: Sequence[Defense], names: Sequence[str], frame: Frame) -> list[Frame]:

@@ -6,6 +6,7 @@ Aggregates are never stored: `robust.reports.summary` derives every figure from 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -24,10 +25,13 @@ Pixels = NDArray[np.float32]
 class RunSpec:
     """Everything that decides the outcomes of an attack run; two runs with equal specs agree.
 
-    model       path, kind, sha256, architecture, class names, … of the file that was attacked
+    model       path, kind, sha256, architecture, class names, … of the file that was attacked;
+                where it has defenses or answers at random: these `defenses`, the `draws` that
+                attackers average gradients over, and whether how to attack it was `guessed`
     data        source, split, fingerprint, number of samples, shape, range
     threat      norm, eps, low, high
-    attacks     one {"name", "label", "params", "access", …} per attack, in cascade order
+    attacks     one {"name", "label", "params", "access", …} per attack, in cascade order; on models
+                with defenses `adaptive` says whether it sees through them
     targeted    None, or the rule that chose the targets: next, random, least-likely, a class index
     every       each attack on every sample (True) or on what survived the former ones (False)
     shuffle     the order of samples, and so what `limit` takes, is drawn at random from the seed
@@ -41,7 +45,8 @@ class RunSpec:
     queries     at most so many questions about a sample, those of the engine itself included, over
                 all attacks together (with `every`: for each attack); None: what the attacks say
     draws       answers of an oracle that make one; more than 1 where it answers at random
-    checks      how often each candidate is checked again: 1, or more where the oracle is random
+    checks      how often each candidate is checked: 1, or more where the model is random; where
+                it is no oracle, the clean samples too are asked about so often
     """
 
     model: dict[str, Any]
@@ -113,6 +118,9 @@ class AttackRows:
     remarked        bool (k, number of remarks): whether that is said of the sample
     fooled          float64 (k,): in which share of RunSpec.checks the goal was reached; success
                     wants half of them
+    trial           float64 (k,), of a random model that is no oracle: the same for as many other
+                    draws, by which the worst candidate of a sample is chosen (`Shard.withstood`);
+                    a sample is attacked until one fools in all. Empty for others
     trace_rows, trace_queries, trace_distance   of attacks on an oracle, how far each sample had
                     come: int64 place among the k, int64 queries spent by then, float64 distance of
                     its nearest success from then on; in the order of the search, (m,) each
@@ -137,6 +145,7 @@ class AttackRows:
     remarks: str = ""
     remarked: Bools = field(default_factory=lambda: np.zeros((0, 0), dtype=np.bool_))
     fooled: Floats = field(default_factory=lambda: np.zeros(0))
+    trial: Floats = field(default_factory=lambda: np.zeros(0))
     trace_rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     trace_queries: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     trace_distance: Floats = field(default_factory=lambda: np.zeros(0))
@@ -185,6 +194,10 @@ class Shard:
                     0 where the model is none
     repeated        answers that needed no question, for the same had been asked before
     not_finite      answers with NaN, which reach no goal
+    right           float64 (n,), of a random model that is no oracle: the share of RunSpec.checks
+                    in which the clean sample is classified correctly; `prediction` is the vote of
+                    all draws. Empty for others
+    trial           the same for as many other draws, as of AttackRows
     """
 
     index: int
@@ -202,7 +215,32 @@ class Shard:
     asked: int = 0
     repeated: int = 0
     not_finite: int = 0
+    right: Floats = field(default_factory=lambda: np.zeros(0))
+    trial: Floats = field(default_factory=lambda: np.zeros(0))
     attacks: list[AttackRows] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def random(self) -> bool:
+        """Whether a model that answers at random was asked, which is no oracle."""
+        return len(self.right) > 0
+
+    def withstood(self, attacks: Iterable[AttackRows]) -> Floats:
+        """For each sample what these attacks leave: 1 where it is right and none breaks it, else 0.
+
+        Of a random model the share of draws that its worst point does not fool: that candidate, or
+        the clean sample, which is wrong most often in the draws of `trial`. What that comes to is
+        told by others, for a share that won a comparison flatters the winner.
+        """
+        correct = self.prediction == self.labels
+        left = self.right.copy() if self.random else correct.astype(np.float64)
+        wrong = 1 - self.trial if self.random else ~correct
+        for rows in attacks:
+            fooled = rows.trial if self.random else rows.success
+            worse = fooled > wrong[rows.rows]
+            at = rows.rows[worse]
+            wrong[at] = fooled[worse]
+            left[at] = 1 - rows.fooled[worse] if self.random else 0.0
+        return left

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robust.core.defended import GUESSED_DRAWS, Defended, compose
+from robust.core.defended import GUESSED_DRAWS, Defended, answer_of, compose
 from robust.core.defense import Defense, Frame
 from robust.core.errors import RobustError
+from robust.core.goal import as_logits
 from robust.registry import build, find, name_of, parse_pairs
 
 from .building import import_function, user_code
 
 _LOOKS = 4  # answers to one question that are compared, to find out whether they are random
+_NOISE = 1e-4  # what the same answers may differ by for reasons of floating point alone
 
 
 def is_file_defense(name: str) -> bool:
@@ -96,15 +98,21 @@ def around(model: nn.Module, named: Sequence[tuple[str, Defense]], frame: Frame)
     return defended
 
 
-def answers_differ(model: nn.Module, frame: Frame) -> bool:
-    """Whether a model that is asked the same a few times gives different answers."""
+def answers_differ(model: nn.Module, frame: Frame, samples: Tensor | None = None) -> bool:
+    """Whether a model that is asked the same a few times gives different answers.
+
+    samples   of the data (n, …), asked about too, and about what lies halfway between them
+    """
     like = next((p for p in model.parameters()), torch.empty(0))
     rows = torch.linspace(0, 1, 8, device=like.device).view(-1, *[1] * len(frame.shape))
     pattern = torch.linspace(0, 1, int(torch.tensor(frame.shape).prod()), device=like.device)
     x = frame.own((rows + pattern.view(1, *frame.shape)) % 1)
+    if samples is not None:
+        samples = samples.to(x)
+        x = torch.cat([x, samples, (samples + samples.flip(0)) / 2])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        first, *others = [model(x) for _ in range(_LOOKS)]
-    return any(bool((other != first).any()) for other in others)
+        first, *others = [as_logits(model(x), len(x)) for _ in range(_LOOKS)]
+    return not all(torch.allclose(one, first, _NOISE, _NOISE, equal_nan=True) for one in others)
 
 
 def _literal(text: str) -> Any:
@@ -212,6 +220,6 @@ class _Guessed(nn.Module):
     def forward(self, x: Tensor) -> Any:
         self.bridge.x = x if x.requires_grad else None
         try:
-            return self.wrapped(x)
+            return answer_of(self.wrapped, x)
         finally:
             self.bridge.x = None
