@@ -14,7 +14,41 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     "--adv",
     metavar="NAME[,KEY=VALUE…]",
     help="The attack to train against: pgd (7 steps), fgsm (random start), any other of "
-    "`robust list attacks`, or none: natural training.  [default: pgd; with --defense none]",
+    "`robust list attacks`; n-fgsm, free, trades or mart; or none: natural training.  "
+    "[default: pgd; with --defense none]",
+)
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="NORM:EPS",
+    help="Repeatable: threats to train against besides --norm and --eps, such as l2:1.5.",
+)
+@click.option(
+    "--union",
+    type=click.Choice(["max", "average"]),
+    default="max",
+    show_default=True,
+    help="With --also: train on the worst point of each sample, or on those of all threats.",
+)
+@click.option(
+    "--awp",
+    type=NUMBER,
+    default=0.0,
+    metavar="GAMMA",
+    help="Train the weights against a perturbation of themselves, of that length relative to "
+    "theirs: 0.01, say.",
+)
+@click.option(
+    "--guard/--no-guard",
+    default=True,
+    show_default=True,
+    help="Watch for catastrophic overfitting within each epoch: roll back, and go on with a "
+    "stronger attack.",
+)
+@click.option(
+    "--recipe",
+    type=click.Choice(["fast", "strong"]),
+    help="A set of options that goes well together; those that are given count before it.",
 )
 @click.option(
     "--defense",
@@ -37,6 +71,21 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     show_default=True,
     metavar="DATA",
     help="digits, x.npz, x.h5, a folder of images by class, x.parquet, hf:NAME.",
+)
+@click.option("--extra", metavar="DATA", help="More samples to train on, synthetic ones, say.")
+@click.option(
+    "--extra-fraction",
+    type=NUMBER,
+    default=0.5,
+    show_default=True,
+    metavar="F",
+    help="The share of each batch that they make up.",
+)
+@click.option(
+    "--augment",
+    metavar="NAME[:NUMBER],…",
+    help="Change training images at random: crop[:PIXELS], flip, cutout[:SIDE]; mixup[:ALPHA] "
+    "goes for all samples.",
 )
 @click.option("--validation", metavar="DATA", help="Default: a part of --data is held out.")
 @click.option(
@@ -89,6 +138,7 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     "--lr", type=NUMBER, help="Highest learning rate.  [default: 0.1; adam and adamw: 0.001]"
 )
 @click.option("--momentum", type=NUMBER, default=0.9, show_default=True, help="Of sgd.")
+@click.option("--nesterov/--no-nesterov", default=False, help="Nesterov's momentum, of sgd.")
 @click.option("--weight-decay", type=NUMBER, help="[default: 0.0005; digits: 0.002]")
 @click.option(
     "--schedule",
@@ -113,6 +163,34 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
 )
 @click.option(
     "--class-weights", type=click.Choice(["none", "balanced"]), default="none", show_default=True
+)
+@click.option(
+    "--label-smoothing",
+    type=NUMBER,
+    default=0.0,
+    metavar="X",
+    help="Share of the probability that all classes get alike.",
+)
+@click.option(
+    "--grad-clip",
+    type=NUMBER,
+    default=0.0,
+    metavar="NORM",
+    help="Longest gradient of an update; 0: any.",
+)
+@click.option(
+    "--ema",
+    type=NUMBER,
+    default=0.0,
+    metavar="DECAY",
+    help="Keep an exponential moving average of the weights, such as 0.999, in their place.",
+)
+@click.option(
+    "--swa",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="EPOCHS",
+    help="Keep the mean of the weights at the ends of so many last epochs in their place.",
 )
 @click.option("--init", metavar="FILE", help="Start from the weights of this model.")
 @click.option(
@@ -171,7 +249,8 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     help="Go on with the run in --run, or with the latest unfinished one of these options.",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def train(**options: Any) -> None:  # fmt: skip
+@click.pass_context
+def train(ctx: click.Context, /, **options: Any) -> None:  # fmt: skip
     """Train a model against an attack and write a checkpoint that `robust attack` understands.
 
     \b
@@ -180,8 +259,11 @@ def train(**options: Any) -> None:  # fmt: skip
         --arch preact-resnet18 --batch-size 128 --out cifar.pt
     robust train --adv fgsm --data images/ --eps 4/255 --init pretrained.pt \\
         --freeze 'features.*'
+    robust train --data train.npz --eps 0.3 --recipe fast --augment crop:2
     robust train --defense bit-depth,bits=3 --adv pgd
     """
     from robust.commands.train import run_train
 
-    sys.exit(run_train(RUNS, **options))
+    default = click.core.ParameterSource.DEFAULT
+    given = {name for name in options if ctx.get_parameter_source(name) is not default}
+    sys.exit(run_train(RUNS, given, **options))

@@ -1,5 +1,6 @@
 """What `robust train` does."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,21 @@ import click
 
 from robust import api, console
 from robust.core.errors import RobustError
+from robust.core.threat import CONVEX
 from robust.data import DataSpec
 from robust.models import describe_defense, load_model, parse_defense
 from robust.preflight import choose_device
-from robust.registry import parse_attack
+from robust.registry import number, parse_attack
 from robust.store import argv, choose_folder, find_unfinished
 from robust.training import (
     NO_ATTACK,
     TrainDone,
     TrainSpec,
+    describe_adv,
     describe_attack,
     parse_adv,
     train,
+    with_recipe,
 )
 
 from . import INTERRUPTED
@@ -26,9 +30,9 @@ from . import INTERRUPTED
 DEFAULT_ADV = "pgd"
 
 
-def run_train(runs: Path, **options: Any) -> int:
-    """`robust train`: the exit code."""
-    spec = _train_spec(options)
+def run_train(runs: Path, given: Collection[str], **options: Any) -> int:
+    """`robust train`: the exit code. given: the names of options that are no defaults."""
+    spec = train_spec(options, given)
     folder: Path | None = options["folder"]
     if folder is None and options["resume"]:
         folder = _unfinished_training(runs, spec)
@@ -61,13 +65,16 @@ def _against(spec: TrainSpec, options: dict[str, Any]) -> str:
     if options["defenses"]:
         texts.append(f" with {' + '.join(options['defenses'])}")
     if spec.adv != NO_ATTACK:
-        texts.append(f" against {options['adv'] or DEFAULT_ADV}")
+        texts.append(f" against {describe_adv(spec.adv)}")
         if spec.eps_scale != 1:
             texts.append(f" at {spec.eps_scale:g} × eps")
     return "".join(texts)
 
 
-def _train_spec(options: dict[str, Any]) -> TrainSpec:
+def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpec:
+    """What options of `robust train` ask for; of a recipe, those that are not given themselves."""
+    if options["recipe"] is not None:
+        options = with_recipe(options, given)
     low, high = options["box"]
 
     def data(source: str | None, split: str | None = None) -> dict[str, Any] | None:
@@ -79,6 +86,7 @@ def _train_spec(options: dict[str, Any]) -> TrainSpec:
         if not digits:
             raise RobustError("say how far an attacker may go: --eps 8/255, say")
         eps = 0.1 * (high - low)
+    threat = {"norm": options["norm"], "eps": eps, "low": low, "high": high}
     # The embedded digits are few: training on a wider ball and stronger decay make up for it.
     eps_scale, weight_decay = options["eps_scale"], options["weight_decay"]
     if eps_scale is None:
@@ -95,7 +103,8 @@ def _train_spec(options: dict[str, Any]) -> TrainSpec:
         normalise = {"mean": list(mean), "std": list(options["std"] or [1.0] * len(mean))}
     same = (
         "mix val_fraction epochs batch_size optimizer momentum schedule "
-        "eps_warmup precision init class_weights patience val_limit seed"
+        "eps_warmup precision init class_weights patience val_limit seed awp union guard nesterov "
+        "extra_fraction label_smoothing grad_clip ema swa"
     )
     return TrainSpec(
         data=data(options["data"]) or {},
@@ -103,7 +112,10 @@ def _train_spec(options: dict[str, Any]) -> TrainSpec:
         test=data(options["test"]),
         adv=parse_adv(adv),
         defenses=[describe_defense(*parse_defense(text)) for text in options["defenses"]],
-        threat={"norm": options["norm"], "eps": eps, "low": low, "high": high},
+        threat=threat,
+        also=[{**threat, **parse_threat(text)} for text in options["also"]],
+        augment=options["augment"].split(",") if options["augment"] else [],
+        extra=data(options["extra"]),
         arch=options["arch"] or _arch_of(options["init"]) or "small-cnn",
         lr=lr,
         eps_scale=eps_scale,
@@ -114,6 +126,19 @@ def _train_spec(options: dict[str, Any]) -> TrainSpec:
         device=str(choose_device(options["device"])),
         **{name: options[name] for name in same.split()},
     )
+
+
+def parse_threat(text: str) -> dict[str, Any]:
+    """ "l2:1.5" → norm and eps. RobustError for what is none."""
+    norm, _, eps = text.partition(":")
+    try:
+        if norm not in CONVEX:
+            raise ValueError(norm)
+        return {"norm": norm, "eps": number(eps)}
+    except ValueError:
+        raise RobustError(
+            f"--also {text}: write a norm ({', '.join(CONVEX)}) and an eps, such as l2:1.5"
+        ) from None
 
 
 def _arch_of(init: str | None) -> str | None:

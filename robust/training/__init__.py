@@ -3,10 +3,13 @@
 from .adv import NO_ATTACK, describe_attack, make_attack, parse_adv
 from .engine import train
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
+from .guard import describe_adv
+from .recipes import RECIPES, with_recipe
 from .spec import TrainSpec, eps_at, lr_at
 
 __all__ = [
     "NO_ATTACK",
+    "RECIPES",
     "Alarm",
     "EpochDone",
     "Event",
@@ -14,10 +17,12 @@ __all__ = [
     "TrainDone",
     "TrainSpec",
     "TrainStarted",
+    "describe_adv",
     "describe_attack",
     "eps_at",
     "lr_at",
     "make_attack",
     "parse_adv",
     "train",
+    "with_recipe",
 ]

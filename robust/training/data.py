@@ -19,12 +19,16 @@ MEMORY = 2**30  # bytes of pixels up to which a data set is held as one tensor
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run trains and validates on, and the DataSpec for attacks to come."""
+    """What a run trains and validates on, and the DataSpec for attacks to come.
+
+    extra    the second source of what is trained on
+    """
 
     train: Source
     validation: Source
     attack: DataSpec
     num_classes: int
+    extra: Source | None = None
 
 
 def open_all(spec: TrainSpec) -> Data:
@@ -50,7 +54,13 @@ def open_all(spec: TrainSpec) -> Data:
         whole = dataclasses.replace(given, source=given.source.removesuffix(":train"))
         has_test = _split(whole, "test") is not None
         attack = dataclasses.replace(whole, split="test") if has_test else validation_spec
-    return Data(train, validation, attack, _classes(spec, train, validation))
+    count = _classes(spec, train, validation)
+    extra = None
+    if spec.extra is not None:
+        more = DataSpec.from_dict(spec.extra)
+        extra = _split(more, "train") or open_data(more)
+        _refuse_misfits("extra", extra, train, count)
+    return Data(train, validation, attack, count, extra)
 
 
 def _split(spec: DataSpec, split: str) -> Source | None:
@@ -79,20 +89,23 @@ def _classes(spec: TrainSpec, train: Source, validation: Source) -> int:
             f"the data lie in [{train.low:g}, {train.high:g}], but the threat's box is "
             f"[{threat['low']:g}, {threat['high']:g}]"
         )
-    if (validation.shape, validation.low, validation.high) != (train.shape, train.low, train.high):
-        raise RobustError(
-            f"validation samples of shape {validation.shape} in [{validation.low:g}, "
-            f"{validation.high:g}] do not fit training samples of shape {train.shape} in "
-            f"[{train.low:g}, {train.high:g}]"
-        )
     count = max(int(labels.max()) + 1, len(train.classes or ()))
-    other = validation.labels()
-    if other.min() < 0 or other.max() >= count:
-        raise RobustError(
-            f"validation labels go from {other.min()} to {other.max()}, "
-            f"but the training data have {count} classes"
-        )
+    _refuse_misfits("validation", validation, train, count)
     return count
+
+
+def _refuse_misfits(name: str, other: Source, train: Source, count: int) -> None:
+    if (other.shape, other.low, other.high) != (train.shape, train.low, train.high):
+        raise RobustError(
+            f"{name} samples of shape {other.shape} in [{other.low:g}, {other.high:g}] do not fit "
+            f"training samples of shape {train.shape} in [{train.low:g}, {train.high:g}]"
+        )
+    labels = other.labels()
+    if labels.min() < 0 or labels.max() >= count:
+        raise RobustError(
+            f"{name} labels go from {labels.min()} to {labels.max()}, but the training data have "
+            f"{count} classes"
+        )
 
 
 class Samples:

@@ -5,40 +5,36 @@ the epoch's number, so a run that goes on after a kill ends with the same weight
 """
 
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from robust.core.defense import Defense
 from robust.core.errors import RobustError
 from robust.core.files import write_whole
 from robust.core.rng import derive, generator, seeded
-from robust.core.threat import Threat
-from robust.models import describe, flops, read_weights, save_checkpoint
+from robust.models import describe, flops, read_weights
 from robust.models.info import hash_file
 from robust.preflight import choose_device
 
 from .adv import make_attack
-from .data import Data, Samples, choose, cut, open_all
+from .augment import Augment, parse_augment
+from .data import Data, Samples, choose, open_all
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
+from .feed import Feed
 from .folder import Row, TrainFolder, finite
-from .measure import alarm, measure
-from .network import (
-    Autocast,
-    Criterion,
-    freeze,
-    make_network,
-    make_optimizer,
-)
-from .spec import TrainSpec, eps_at, lr_at
+from .guard import Guard, describe_adv, stronger
+from .keeper import Keeper
+from .learner import Learner
+from .measure import measure
+from .spec import TrainSpec, eps_at
 
+_ROLLBACKS = 2  # in one epoch, at most
 _CHUNK = 50  # steps between two looks at the loss, and so between two Progress events
-_REFRESH = 60.0  # seconds after which model.pt and best.pt are written in mid-run
 
 
 def train(
@@ -76,126 +72,147 @@ def train(
 
 
 class _Run:
-    """One session of a run: the network and what changes with it."""
+    """One session of a run: what learns, what it learns from, and what is kept of it."""
 
     def __init__(self, spec: TrainSpec, data: Data, folder: TrainFolder) -> None:
         self.spec, self.data, self.folder = spec, data, folder
-        self.device = choose_device(spec.device)
-        self.threat = Threat(**spec.threat)
-        self.defense: Defense = spec.defense()
+        device = choose_device(spec.device)
         source = data.train
-        self.samples = Samples(source, choose(source, len(source), spec.seed), self.device)
+        samples = Samples(source, choose(source, len(source), spec.seed), device)
+        extra = None
+        if data.extra is not None:
+            extra = Samples(data.extra, choose(data.extra, len(data.extra), spec.seed), device)
+        self.feed = Feed(spec, samples, extra)
         self.validation = Samples(
-            data.validation, choose(data.validation, spec.val_limit, spec.seed), self.device
+            data.validation, choose(data.validation, spec.val_limit, spec.seed), device
         )
-        self.network = make_network(spec, data, self.samples, self.device)
-        self.still = freeze(self.network.net, spec.freeze)
-        self.optimizer = make_optimizer(spec, self.network.free())
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=spec.precision == "fp16")
-        self.criterion = Criterion(spec, data).to(self.device)
-        defended = self.network.defended
-        self.forward = Autocast(defended.model, self.device.type, spec.precision)
-        self.seen = self.forward
-        if defended.exposed is not defended.model:
-            self.seen = Autocast(defended.exposed, self.device.type, spec.precision)
+        self.learner = Learner(spec, data, samples, device)
+        defended = self.learner.network.defended
+        assert defended.frame is not None
+        self.augment = Augment(parse_augment(spec.augment), defended.frame)
+        self.augment.check()
+        self.keeper = Keeper(spec, data, folder, self.learner, len(self.validation))
+        self.guard = Guard(spec, defended, self.validation, self.learner.threat)
         self.began = time.perf_counter()
-        self.refreshed = self.began
         self.earlier = 0.0
         self.started = False
 
     def events(self, out: Path | None) -> Iterator[Event]:
-        net, behind = self.network.net, self.network.defended.behind
+        network = self.learner.network
+        behind = network.defended.behind
         assert behind is not None
         size = {
-            "parameters": sum(p.numel() for p in self.network.trained.parameters()),
-            "flops": flops(net, behind.shape),
+            "parameters": sum(p.numel() for p in network.trained.parameters()),
+            "flops": flops(network.net, behind.shape),
         }
-        self.folder.begin(describe(net, behind.shape), size)
+        self.folder.begin(describe(network.net, behind.shape), size)
         self.started = True
         self._restore()
         rows = self.folder.rows()
         yield TrainStarted(
             folder=self.folder.path,
             spec=self.spec,
-            samples=len(self.samples),
+            samples=len(self.feed.samples),
             validation=len(self.validation),
             rows=tuple(rows),
-            fresh=self.network.fresh,
+            fresh=network.fresh,
             **size,
         )
         epoch = len(rows)
-        while epoch < self.spec.epochs and not self._stale(epoch):
+        while epoch < self.spec.epochs and not self.keeper.stale(epoch):
             epoch += 1
             yield from self._epoch(epoch)
         yield self._finish(epoch, out)
 
     def _epoch(self, epoch: int) -> Iterator[Event]:
         began = time.perf_counter()
-        order = generator(self.spec.seed, "order", epoch)
-        chunks = cut(torch.randperm(len(self.samples), generator=order), self.spec.batch_size)
-        total = torch.zeros((), device=self.device)
-        correct = torch.zeros((), device=self.device)
-        stream = self.samples.stream(chunks)
-        for start in range(0, len(chunks), _CHUNK):
-            stop = min(start + _CHUNK, len(chunks))
-            self._training_mode()
-            # Random layers draw from torch's own generators; the caller gets those back untouched.
-            with seeded(self.spec.seed, "layers", epoch, start):
-                for step in range(start, stop):
-                    loss, hits = self._step(epoch, step, len(chunks), *next(stream))
-                    total += loss
-                    correct += hits
-            if not bool(total.isfinite()):
-                self._diverged(epoch)
-            yield Progress(epoch, stop, len(chunks))
-        row: Row = {
-            "epoch": epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "eps": eps_at(self.spec, epoch),
-            "train_loss": float(total) / len(self.samples),
-            "train_accuracy": float(correct) / len(self.samples),
-            **self._measure(epoch),
-        }
-        if not finite(row):
-            self._diverged(epoch)
+        self.learner.memory.clear()
+        learner, guarded = self.learner, self.spec.guard and self.learner.trainer.attacks
+        told: list[str] = []
+        sums, looks = Sums(0, 0.0, 0.0), set(self._looks() if guarded else ())
+        good = (sums, learner.state()) if guarded else None
+        row: Row | None = None
+        while row is None:
+            problem = None
+            for part in self._learn(epoch, sums, looks):
+                sums = part
+                yield Progress(epoch, sums.step, self.feed.steps)
+                if sums.step in looks:
+                    problem = self.guard.look(epoch, sums.step)
+                    if problem is not None:
+                        break
+                    good = (sums, learner.state())
+            else:
+                row = self._row(epoch, sums)
+                problem = self.keeper.problem(row)
+            if problem is None:
+                continue
+            adv = stronger(learner.adv) if good and len(told) < _ROLLBACKS else None
+            if adv is None or good is None:
+                looks.clear()  # nothing more can be done; the row says how it ended
+                continue
+            text = self._roll_back(epoch, problem, sums, *good, adv)
+            sums, row = good[0], None
+            told.append(text)
+            yield Alarm(epoch, text)
         row["seconds"] = time.perf_counter() - began
         before = self.folder.state
-        best = self._keep(row)
+        best = self.keeper.keep(row, told, self.guard.best, self._seconds())
         yield EpochDone(row, best)
-        if row["alarm"] and not (before and before["row"]["alarm"]):
+        if row["collapsed"] and not (before and before["row"].get("collapsed")):
             yield Alarm(epoch, row["alarm"])
 
-    def _step(
-        self, epoch: int, step: int, steps: int, x: Tensor, y: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One batch: (sum of its losses, number of its samples that were predicted right)."""
-        spec, passed = self.spec, epoch - 1 + step / steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(spec, passed / spec.epochs)
-        threat = dataclasses.replace(self.threat, eps=eps_at(spec, passed + 1 / steps))
-        rng = generator(spec.seed, "attack", epoch, step)
-        result = self.defense.step(
-            self.forward, x, y, threat, rng, loss=self.criterion, seen=self.seen
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(result.loss).backward()  # type: ignore[no-untyped-call]
-        if result.after is not None:
-            result.after()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return result.loss.detach() * len(x), (result.logits.argmax(1) == y).sum()
+    def _looks(self) -> list[int]:
+        """The steps after which the guard looks; at the end, too, where the epoch's measurement is
+        of an average of the weights."""
+        steps = self.feed.steps
+        looks = self.guard.when(steps, len(self.feed.samples))
+        return [*looks, steps] if self.spec.ema or self.spec.swa else looks
 
-    def _training_mode(self) -> None:
-        self.network.defended.train()
-        for module in self.still:
-            module.eval()
+    def _learn(self, epoch: int, done: "Sums", looks: set[int]) -> Iterator["Sums"]:
+        """The rest of an epoch, `done` being its beginning, in parts that end where a look is due:
+        after each the sums so far."""
+        learner, seed = self.learner, self.spec.seed
+        steps, stream = self.feed.steps, self.feed.epoch(epoch, done.step)
+        loss, correct = torch.tensor(done.loss), torch.tensor(done.correct)
+        loss, correct = loss.to(learner.device), correct.to(learner.device)
+        start = done.step
+        while start < steps:
+            whole = (start // _CHUNK + 1) * _CHUNK
+            stop = min([whole, steps, *(look for look in looks if look > start)])
+            learner.training_mode()
+            # Random layers draw from torch's own generators; the caller gets those back untouched.
+            with seeded(seed, "layers", epoch, start):
+                for step in range(start, stop):
+                    x, y, criterion = self.augment(*next(stream), learner.criterion)
+                    rng = generator(seed, "attack", epoch, step)
+                    passed = epoch - 1 + step / steps
+                    losses, hits = learner.step(passed, 1 / steps, x, y, rng, criterion)
+                    loss += losses
+                    correct += hits
+            if not bool(loss.isfinite()):
+                self._diverged(epoch)
+            yield Sums(stop, float(loss), float(correct))
+            start = stop
 
-    def _measure(self, epoch: int) -> Row:
-        with seeded(self.spec.seed, "measure", epoch):
-            return measure(
-                self.network.defended,
+    def _row(self, epoch: int, sums: "Sums") -> Row:
+        """What an epoch has come to."""
+        learner = self.learner
+        learner.average.after_epoch(epoch > self.spec.epochs - self.spec.swa)
+        count = self.feed.count
+        row: Row = {
+            "epoch": epoch,
+            "lr": learner.optimizer.param_groups[0]["lr"],
+            "eps": eps_at(self.spec, epoch),
+            "adv": describe_adv(learner.adv),
+            "train_loss": sums.loss / count,
+            "train_accuracy": sums.correct / count,
+        }
+        with seeded(self.spec.seed, "measure", epoch), learner.average.in_place():
+            row |= measure(
+                learner.network.defended,
                 self.validation,
-                self.threat,
+                learner.threat,
                 make_attack(self.spec.val_attack),
                 num_classes=self.data.num_classes,
                 classes=self.data.train.classes,
@@ -203,67 +220,42 @@ class _Run:
                 # The same points to start from in every epoch, so that their figures compare.
                 seed=derive(self.spec.seed, "validation"),
             )
+        if not finite(row):
+            self._diverged(epoch)
+        return row
 
-    def _keep(self, row: Row) -> bool:
-        """Add the alarm to the row, compare it with the best one, and commit the epoch."""
-        old = self.folder.state
-        highest = old["highest"] if old else {"val_accuracy": 0.0, "val_robust_accuracy": 0.0}
-        row["alarm"] = None
-        if self.defense.attacks:
-            row["alarm"] = alarm(row, highest["val_robust_accuracy"])
-        highest = {key: max(value, row[key]) for key, value in highest.items()}
-        weights = self.network.weights()
-        best = old is None or self._better(row, old["best_row"], highest)
-        self.folder.commit(
-            {
-                "spec_hash": self.spec.hash,
-                "row": row,
-                "weights": weights,
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "highest": highest,
-                "best_row": row if best or old is None else old["best_row"],
-                "best_weights": weights if best or old is None else old["best_weights"],
-                "seconds": self._seconds(),
-            }
-        )
-        if time.perf_counter() - self.refreshed > _REFRESH:
-            self._checkpoints()
-        return best
-
-    def _better(self, row: Row, old: Row, highest: dict[str, float]) -> bool:
-        """Early stopping (2002.11569) on validation accuracy, robust accuracy where the run trains
-        against an attack. Accuracies within one standard error of the highest so far are not told
-        apart: of those epochs, the one of lower loss is the better."""
-        kind = "val_robust" if self.defense.attacks else "val"
-        accuracy, loss = f"{kind}_accuracy", f"{kind}_loss"
-        top = highest[accuracy]
-        least = top - math.sqrt(top * (1 - top) / len(self.validation))
-        if row[accuracy] < least:
-            return False
-        return bool(old[accuracy] < least or row[loss] < old[loss])
-
-    def _stale(self, epoch: int) -> bool:
-        state = self.folder.state
-        if not self.spec.patience or state is None:
-            return False
-        return bool(
-            epoch - max(state["best_row"]["epoch"], self.spec.eps_warmup) >= self.spec.patience
+    def _roll_back(
+        self,
+        epoch: int,
+        problem: str,
+        now: "Sums",
+        good: "Sums",
+        state: dict[str, Any],
+        adv: dict[str, Any],
+    ) -> str:
+        """Go back to a good state, and on with `adv`: in one line."""
+        before = describe_adv(self.learner.adv)
+        self.learner.load(state)
+        self.learner.switch(adv)
+        steps = self.feed.steps
+        return (
+            f"catastrophic overfitting in epoch {epoch}, seen after step {now.step} of {steps}: "
+            f"{problem}; went back to step {good.step}, and on with {describe_adv(adv)} in place "
+            f"of {before}"
         )
 
     def _restore(self) -> None:
         state = self.folder.state
         if state is not None:
-            self.network.trained.load_state_dict(state["weights"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+            self.learner.load(state)
+            self.guard.best = state.get("looks_best", 0.0)
             self.earlier = state["seconds"]
             self.began = time.perf_counter()
 
     def _finish(self, epoch: int, out: Path | None) -> TrainDone:
         state = self.folder.state
         assert state is not None
-        self._checkpoints()
+        self.keeper.checkpoints()
         if out is not None:
             try:
                 write_whole(out, lambda path: shutil.copyfile(self.folder.path / "best.pt", path))
@@ -284,43 +276,8 @@ class _Run:
         if not self.started or self.folder.done:
             return
         if self.folder.state is not None:
-            self._checkpoints()
+            self.keeper.checkpoints()
         self.folder.save(status=status, seconds=self._seconds())
-
-    def _checkpoints(self) -> None:
-        """model.pt and best.pt from the state. The network itself keeps its weights."""
-        state = self.folder.state
-        assert state is not None
-        network, now = self.network, self.network.weights()
-        for name, key, row in (
-            ("model.pt", "weights", state["row"]),
-            ("best.pt", "best_weights", state["best_row"]),
-        ):
-            network.trained.load_state_dict(state[key])
-            save_checkpoint(
-                self.folder.path / name,
-                network.net,
-                arch=self.spec.arch,
-                shape=self.data.train.shape,
-                num_classes=self.data.num_classes,
-                classes=self.data.train.classes,
-                mean=network.mean,
-                std=network.std,
-                data=self.data.attack.to_dict(),
-                threat=self.spec.threat,
-                extra={
-                    "adv": self.spec.adv,
-                    "mix": self.spec.mix,
-                    "epoch": row["epoch"],
-                    "val_accuracy": row["val_accuracy"],
-                    "val_robust_accuracy": row["val_robust_accuracy"],
-                    "seed": self.spec.seed,
-                    "spec_hash": self.spec.hash,
-                },
-                defended=network.defended,
-            )
-        network.trained.load_state_dict(now)
-        self.refreshed = time.perf_counter()
 
     def _diverged(self, epoch: int) -> None:
         kept = f"; epoch {epoch - 1} is kept in {self.folder.path}" if epoch > 1 else ""
@@ -333,8 +290,21 @@ class _Run:
         return self.earlier + time.perf_counter() - self.began
 
 
+@dataclass(frozen=True)
+class Sums:
+    """The first `step` batches of an epoch: sums of losses and of right predictions."""
+
+    step: int
+    loss: float
+    correct: float
+
+
 def _fingerprints(spec: TrainSpec, data: Data) -> dict[str, str]:
     found = {"data": data.train.fingerprint(), "validation": data.validation.fingerprint()}
+    if data.extra is not None:
+        found["extra"] = data.extra.fingerprint()
+    for number, path in enumerate(spec.defense().files):
+        found[f"file {number}"] = hash_file(Path(path))
     if spec.init is not None:
         read_weights(spec.init)  # says what is wrong, where it cannot be read
         found["init"] = hash_file(Path(spec.init))

@@ -19,11 +19,6 @@ from robust.registry import parse_attack
 
 from .data import Samples, cut
 
-# Catastrophic overfitting: the model answers single-step attacks and no longer multi-step ones
-# (2001.03994, section 5.4; 2007.02617). In healthy runs the two accuracies lie within some 0.1, and
-# the second one does not halve.
-GAP, FALL = 0.3, 0.5
-
 
 def measure(
     model: Defended,
@@ -98,16 +93,3 @@ def report(
         zero_division=0,
     )
     return made
-
-
-def alarm(row: dict[str, Any], best: float) -> str | None:
-    """One line, where the model has overfitted to a weak attack; `best`: the highest validation
-    robust accuracy of the run so far."""
-    fgsm, robust = row["val_fgsm_accuracy"], row["val_robust_accuracy"]
-    if fgsm - robust <= GAP or robust >= FALL * best:
-        return None
-    return (
-        f"catastrophic overfitting in epoch {row['epoch']}: accuracy {fgsm:.0%} under FGSM but "
-        f"{robust:.0%} under PGD, which was {best:.0%} before; best.pt keeps those weights. "
-        "Train with --adv pgd or with a smaller eps"
-    )

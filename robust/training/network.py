@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from robust.core.defended import Defended, frames_of
 from robust.core.defense import Frame
@@ -196,29 +195,11 @@ def make_optimizer(spec: TrainSpec, free: list[nn.Parameter]) -> torch.optim.Opt
         raise RobustError("--freeze leaves no parameter to train")
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
-            free, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
+            free,
+            lr=spec.lr,
+            momentum=spec.momentum,
+            weight_decay=spec.weight_decay,
+            nesterov=spec.nesterov,
         )
     kind = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
     return kind(free, lr=spec.lr, weight_decay=spec.weight_decay)
-
-
-class Criterion(nn.Module):
-    """Cross-entropy of each sample, times the weight of its class: (n, K), (n,) → (n,).
-
-    The weights are n / (classes that occur · samples of the class): 1 on average, so that they
-    shift the loss between classes and do not scale it.
-    """
-
-    weights: Tensor | None
-
-    def __init__(self, spec: TrainSpec, data: Data) -> None:
-        super().__init__()
-        weights = None
-        if spec.class_weights == "balanced":
-            labels = torch.from_numpy(data.train.labels())
-            counts = torch.bincount(labels, minlength=data.num_classes)
-            weights = len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1)).float()
-        self.register_buffer("weights", weights)
-
-    def forward(self, logits: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(logits, y, weight=self.weights, reduction="none")

@@ -14,13 +14,19 @@ from robust.data import DataSpec
 from robust.registry import parse_attack
 
 from .adv import describe_attack, make_attack, parse_adv
+from .augment import parse_augment
 from .trainer import Named, choose_trainer, make_defenses
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("one-cycle", "piecewise", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CLASS_WEIGHTS = ("none", "balanced")
-_LATER = ("defenses",)
+UNIONS = ("max", "average")
+# Options that came after runs were stored: see `TrainSpec.identity`.
+_LATER = (
+    *("defenses", "awp", "also", "union", "nesterov", "label_smoothing", "grad_clip", "ema", "swa"),
+    *("guard", "extra", "extra_fraction", "augment"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +42,15 @@ class TrainSpec:
     mix             share of each batch that is adversarial
     defenses        {"name", "params"} of defenses around the network, in the order in which a
                     sample meets them; one that trains in a way of its own does so
+    awp             relative length of the perturbation of the weights that they are trained
+                    against; 0: none
+    also            threats besides {"norm", "eps", "low", "high"}, of which `union` "max" trains
+                    each sample on the worst, "average" on all
     threat          {"norm", "eps", "low", "high"}
     epochs          passes over the training data
     batch_size      at most; an epoch is cut into batches of nearly equal size
     optimizer       "sgd" (with `momentum`), "adam" or "adamw", with `weight_decay`
+    nesterov        Nesterov's momentum
     lr              the highest learning rate of the schedule: see `lr_at`
     eps_scale       train on this multiple of the threat's eps; measured is the threat itself. A
                     margin of a quarter gave 2 to 3 points of robust accuracy on digits
@@ -49,6 +60,15 @@ class TrainSpec:
                     unless `normalise` gives another
     freeze          fnmatch patterns of the names of parameters that keep their values
     class_weights   "balanced": the loss of a sample weighs n / (classes · n of its class)
+    label_smoothing share of the probability that all classes get alike
+    grad_clip       longest gradient, in the Euclidean norm over all parameters; 0: any
+    ema             decay of an exponential moving average of the weights, see `averaging`; 0: none
+    swa             the mean of the weights at the ends of this many last epochs; 0: none. A mean
+                    takes the place of the weights in all that is measured, kept and written
+    guard           roll back and go on with a stronger attack where the weights have overfitted to
+                    a weak one, see `guard`
+    extra           DataSpec of samples besides, which make up `extra_fraction` of each batch
+    augment         "crop", "flip", "cutout", "mixup", see `augment`
     patience        stop after so many epochs, warm-up not counted, without a better one by
                     validation robust accuracy (accuracy, in natural training); 0: never
     val_attack      {"name", "params"} of the attack that measures validation robust accuracy
@@ -66,12 +86,16 @@ class TrainSpec:
     adv: dict[str, Any] = field(default_factory=lambda: parse_adv("pgd"))
     mix: float = 1.0
     defenses: list[dict[str, Any]] = field(default_factory=list)
+    awp: float = 0.0
+    also: list[dict[str, Any]] = field(default_factory=list)
+    union: str = "max"
     threat: dict[str, Any] = field(default_factory=lambda: dataclasses.asdict(Threat("linf", 0.1)))
     epochs: int = 30
     batch_size: int = 64
     optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 2e-3
     schedule: str = "one-cycle"
     eps_scale: float = 1.25
@@ -80,6 +104,14 @@ class TrainSpec:
     init: str | None = None
     freeze: list[str] = field(default_factory=list)
     class_weights: str = "none"
+    label_smoothing: float = 0.0
+    grad_clip: float = 0.0
+    ema: float = 0.0
+    swa: int = 0
+    guard: bool = True
+    extra: dict[str, Any] | None = None
+    extra_fraction: float = 0.5
+    augment: list[str] = field(default_factory=list)
     patience: int = 0
     val_attack: dict[str, Any] = field(
         default_factory=lambda: describe_attack(parse_attack("pgd,steps=10"))
@@ -118,8 +150,8 @@ class TrainSpec:
             for k, v in self.to_dict().items()
             if k not in ("init", "test") and not (k in _LATER and v == plain[k])
         }
-        for part in ("data", "validation"):
-            if record[part] is not None:
+        for part in ("data", "validation", "extra"):
+            if record.get(part) is not None:
                 record[part] = {k: v for k, v in record[part].items() if k != "source"}
         return record
 
@@ -130,20 +162,38 @@ class TrainSpec:
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("class_weights", CLASS_WEIGHTS),
+            ("union", UNIONS),
         ):
             if getattr(self, name) not in choices:
                 raise RobustError(
                     f"{_flag(name)} is one of {', '.join(choices)}, not {getattr(self, name)!r}"
                 )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("val_limit", 1), ("patience", 0)):
+        for name, least in (
+            *(("epochs", 1), ("batch_size", 1), ("val_limit", 1), ("patience", 0), ("swa", 0)),
+        ):
             if getattr(self, name) < least:
                 raise RobustError(f"{_flag(name)} must be at least {least}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise RobustError(f"--lr must be a number above 0, not {self.lr:g}")
-        if not 0 <= self.momentum < 1:
-            raise RobustError(f"--momentum is a number from 0 up to 1, not {self.momentum:g}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise RobustError(f"--weight-decay must be at least 0, not {self.weight_decay:g}")
+        for name in ("momentum", "ema", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RobustError(
+                    f"{_flag(name)} is a number from 0 up to 1, not {getattr(self, name):g}"
+                )
+        if not 0 < self.extra_fraction < 1:
+            raise RobustError(
+                f"--extra-fraction is a number between 0 and 1, not {self.extra_fraction:g}"
+            )
+        for name in ("weight_decay", "grad_clip", "awp"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise RobustError(f"{_flag(name)} must be at least 0, not {value:g}")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
+            raise RobustError("--nesterov is a kind of momentum of sgd")
+        if self.ema and self.swa:
+            raise RobustError("--ema and --swa are two averages of the weights: give one")
+        if self.swa > self.epochs:
+            raise RobustError(f"--swa {self.swa} is more than the {self.epochs} epochs of the run")
         if not (math.isfinite(self.eps_scale) and self.eps_scale > 0):
             raise RobustError(f"--eps-scale must be a number above 0, not {self.eps_scale:g}")
         if not 0 <= self.eps_warmup <= self.epochs:
@@ -155,6 +205,7 @@ class TrainSpec:
             raise RobustError(f"--normalise is auto, none or mean and std, not {self.normalise!r}")
         if self.freeze and self.init is None:
             raise RobustError("--freeze without --init would keep random weights: give a model")
+        parse_augment(self.augment)
         self.defense()
         for name, defense in self.named():
             if defense.freezes and self.init is None:
@@ -163,7 +214,15 @@ class TrainSpec:
 
     def defense(self) -> Defense:
         """The defense that trains. RobustError where its attack does not answer the threat."""
-        return choose_trainer(self.adv, self.mix, Threat(**self.threat), self.named())
+        return choose_trainer(
+            self.named(),
+            self.adv,
+            Threat(**self.threat),
+            mix=self.mix,
+            awp=self.awp,
+            also=tuple(Threat(**threat) for threat in self.also),
+            union=self.union,
+        )
 
     def named(self) -> list[Named]:
         """Names and defenses of `defenses`. RobustError for what cannot be made."""

@@ -149,7 +149,7 @@ def test_training_goes_on_with_what_the_same_defenses_have_learned(toy, tmp_path
     [
         (["Own", "Own"], {"adv": {"name": "none", "params": {}}}, "each train in a way of their"),
         (["Own"], {}, "trains in its own way, without an inner attack"),
-        (["Own"], {"mix": 0.5}, "--mix is a share of adversarial training"),
+        (["Own"], {"mix": 0.5}, "--mix is of adversarial training"),
     ],
 )
 def test_only_one_trains(toy, tmp_path, own, names, changes, match):

@@ -20,6 +20,7 @@ from training_runs import (
 )
 
 import robust.training.engine as engine
+import robust.training.keeper as keeper
 from robust.data import DataSpec
 from robust.models import load_model
 from robust.training import train
@@ -76,7 +77,7 @@ def test_checkpoints_of_a_long_run_are_refreshed_and_change_nothing(toy, tmp_pat
     scripted(monkeypatch, figures)
     finish(toy(), tmp_path / "whole")
     scripted(monkeypatch, figures)
-    monkeypatch.setattr(engine, "_REFRESH", 0.0)
+    monkeypatch.setattr(keeper, "REFRESH", 0.0)
     for event in train(toy(), folder=tmp_path / "run"):
         if isinstance(event, engine.EpochDone):
             epoch = load_model(tmp_path / "run/model.pt").info.extra["epoch"]
