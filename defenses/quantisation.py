@@ -13,12 +13,13 @@ from robust.core.errors import RobustError
 
 @dataclass(frozen=True, kw_only=True)
 class Quantisation(InputDefense):
-    """Cut every value at hard thresholds into a few levels, by default black and white (1704.01155).
+    """Cut every value at hard thresholds into a few levels, by default black and white.
 
-    What counts is on which side of a threshold a value lies: its gradient is 0 everywhere. Values
-    that no attacker can push over a threshold are honestly safe, as most of MNIST is from small
-    perturbations at a threshold of a half. Exposed, backward, each threshold is a sigmoid: values
-    that are about to be cut the other way count most (BPDA, 1802.00420).
+    Feature squeezing (1704.01155), taken as far as it goes. All that counts is on which side of a
+    threshold a value lies, so the gradient is 0 everywhere; values that no attacker can push over
+    one are honestly safe, as most of MNIST is at a threshold of a half. Exposed, backward, each
+    threshold is a sigmoid: values that are about to be cut the other way count most (BPDA,
+    1802.00420). In L∞ that comes to the identity; in L2 it finds what the identity misses.
 
     levels      2 or more, evenly over the range
     threshold   where between two neighbouring levels values are cut, as a share of their distance,

@@ -25,7 +25,7 @@ class Thermometer(InputDefense):
     """
 
     family: ClassVar[str] = "gradient masking"
-    paper: ClassVar[str] = "S18Su--CW (openreview)"
+    paper: ClassVar[str] = "Buckman et al., ICLR 2018"
     claims: ClassVar[str] = "an input of bits, through which no gradient comes"
     broken_by: ClassVar[str] = "BPDA with a ramp for each bit (1802.00420)"
     trained: ClassVar[bool] = True
