@@ -8,8 +8,8 @@ import torch
 from robust.training import EpochDone, TrainSpec, parse_adv, train
 from robust.training.adv import trainers
 
-# Natural training comes to some 0.52 of robust accuracy here, and no choice of seed to 0.6.
-ROBUST = 0.62
+# Of the validation samples of seed 0, natural training comes to 0.55, every kind here to 0.78.
+ROBUST = 0.7
 KINDS = {
     "pgd,steps=3": {},
     "fgsm": {},
@@ -42,7 +42,7 @@ def test_every_kind_learns_and_is_robust_after_a_few_epochs(adv, tmp_path):
 def test_natural_training_is_not_robust_by_the_same_measure(tmp_path):
     found = rows(tmp_path, adv=parse_adv("none"))
     assert found[-1]["val_accuracy"] > 0.85
-    assert found[-1]["val_robust_accuracy"] < ROBUST - 0.04
+    assert found[-1]["val_robust_accuracy"] < ROBUST - 0.1
 
 
 def test_the_table_has_every_kind_of_training():
