@@ -75,6 +75,11 @@ def open_model_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, S
     if "://" in text:
         raise RobustError(f"{text}: services are asked over http:// and https:// only")
     _refuse_service_options(options)
+    return open_file_and_data(options)
+
+
+def open_file_and_data(options: Mapping[str, Any]) -> tuple[Loaded, DataSpec, Source]:
+    """The same for a model file."""
     loaded = open_file(options)
     data = data_spec(loaded, options["data"], options["split"], options["box"])
     return loaded, data, _open_data(loaded, data, options["data"])

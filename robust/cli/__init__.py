@@ -10,6 +10,7 @@ import click
 from robust.core.errors import RobustError
 
 from .attack import attack
+from .certify import certify
 from .defend import defend
 from .listing import list_
 from .report import report
@@ -41,5 +42,5 @@ def main() -> None:
     """
 
 
-for _command in (attack, train, tune, defend, report, list_):
+for _command in (attack, certify, train, tune, defend, report, list_):
     main.add_command(_command)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from robust import api
+from robust import api, certification
 from robust.store import RunFolder
 
 
@@ -20,6 +20,13 @@ def rewrite_reports(runs: Sequence[Path]) -> None:
             from robust.tuning import write_report  # Optuna takes a second to import
 
             click.echo(write_report(path))
+            continue
+        if folder.record["kind"] == certification.KIND:
+            certified = certification.write_report(path)
+            click.echo(
+                f"{path / 'report.html'}  average certified radius {certified.average_radius:.3f}"
+                f"  n = {certified.n}"
+            )
             continue
         report = api.write_report(folder)
         low, high = report.robust_accuracy_ci

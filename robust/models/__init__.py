@@ -7,9 +7,10 @@ from .defended_file import save_defended
 from .defending import answers_differ, around, defend, describe_defense, make_defense, parse_defense
 from .info import Loaded, ModelInfo, in_memory
 from .loading import NoArchitecture, load_model, read_weights
-from .wrappers import Standardise
+from .wrappers import Called, Standardise
 
 __all__ = [
+    "Called",
     "Loaded",
     "ModelInfo",
     "NoArchitecture",

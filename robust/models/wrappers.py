@@ -1,7 +1,7 @@
 """What is put around a network so that it takes pixels and answers with one tensor of logits."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,17 @@ def check_normalisation(
     if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
         raise RobustError(f"mean and std must be finite and std > 0, not {means} and {stds}")
     return means, stds
+
+
+class Called(nn.Module):
+    """A plain function of samples as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
 
 
 class TensorOutput(nn.Module):
