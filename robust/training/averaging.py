@@ -11,7 +11,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import (
     AveragedModel,
     get_ema_multi_avg_fn,
-    get_swa_multi_avg_fn,
     update_bn,
 )
 
@@ -49,11 +48,8 @@ class Average:
     def after_update(self, x: Tensor, last_epochs: bool) -> None:
         """An update was made on the samples x; `last_epochs`: in those that SWA is over."""
         if self.decay:
-            model = self._model()
-            seen = int(model.n_averaged)
-            decay = min(self.decay, (1 + seen) / (10 + seen))
-            model.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            model.update_parameters(self.network.trained)
+            seen = 0 if self.model is None else int(self.model.n_averaged)
+            self._add(min(self.decay, (1 + seen) / (10 + seen)))
         elif self._normalised and self.epochs and last_epochs:
             self.recent.append(x)
             while len(self.recent) > 1 and len(self.recent) * x.numel() > _RECENT:
@@ -63,7 +59,8 @@ class Average:
         """An epoch is over."""
         if self.decay or not (self.epochs and last_epochs):
             return
-        self._model().update_parameters(self.network.trained)
+        seen = 0 if self.model is None else int(self.model.n_averaged)
+        self._add(seen / (seen + 1))
         if not self.recent:
             return
         assert self.model is not None
@@ -106,10 +103,16 @@ class Average:
         else:
             self._model().load_state_dict(state)
 
+    def _add(self, decay: float) -> None:
+        """Let the mean be `decay` parts of itself, and the weights as they are the rest."""
+        model = self._model()
+        # torch's function for equal weights fails on counters, such as BatchNorm's.
+        model.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        model.update_parameters(self.network.trained)
+
     def _model(self) -> AveragedModel:
         if self.model is None:
-            mean = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
-            self.model = AveragedModel(self.network.trained, multi_avg_fn=mean, use_buffers=True)
+            self.model = AveragedModel(self.network.trained, use_buffers=True)
         return self.model
 
 
