@@ -20,7 +20,7 @@ from .core.outcome import Fit
 from .core.threat import Threat
 from .core.victim import Model
 from .data import from_arrays
-from .models import Loaded, in_memory
+from .models import Called, Loaded, in_memory
 from .models.defending import is_file_defense
 from .planning import as_oracle, asked_before, plan, with_chance
 from .registry import defense_label, find, label, parse_attacks
@@ -82,12 +82,12 @@ def evaluate(
 
     Returns a Report. Raises RobustError for input that cannot be used.
     """
-    module = model if isinstance(model, nn.Module) else _Callable(model)
+    module = model if isinstance(model, nn.Module) else Called(model)
     check_batch(x, y, threat)
     source = from_arrays(x, y, low=threat.low, high=threat.high, channels_last=False)
     device = next((p.device for p in module.parameters()), x.device)
     given = [surrogates] if callable(surrogates) else surrogates
-    stand_ins = [one if isinstance(one, nn.Module) else _Callable(one) for one in given]
+    stand_ins = [one if isinstance(one, nn.Module) else Called(one) for one in given]
     if resume and not all(one.state_dict() for one in (module, *stand_ins)):
         raise RobustError(
             "resume needs a model with parameters: a plain function cannot be told from another"
@@ -129,17 +129,6 @@ def evaluate(
     for _ in run.run(folder):
         pass
     return conclude(folder)
-
-
-class _Callable(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, function: Model) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def run_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]:

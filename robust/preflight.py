@@ -125,7 +125,7 @@ def examine(
             )
         model.probabilities = model.scores
     classes = logits.shape[1]
-    _refuse_labels(source, classes)
+    refuse_labels(source, classes)
     refuse_targets(targeted, classes)
     if gradient:
         _refuse_no_gradient(model, batch.x[:1].to(device))
@@ -147,7 +147,8 @@ def _refuse_no_gradient(model: nn.Module, x: Tensor) -> None:
         ) from error
 
 
-def _refuse_labels(source: Source, classes: int) -> None:
+def refuse_labels(source: Source, classes: int) -> None:
+    """RobustError naming the first sample whose label is no class of the model."""
     labels = source.labels()
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):

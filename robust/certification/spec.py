@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,7 +16,7 @@ from robust.core.oracle import Remote
 from robust.core.rng import seeded
 from robust.data import Source
 from robust.models import Loaded
-from robust.preflight import auto_batch_size, forward, frozen, refuse_bad_answers
+from robust.preflight import auto_batch_size, forward, frozen, refuse_bad_answers, refuse_labels
 
 _REMOTE_BATCH = 256
 
@@ -159,11 +158,5 @@ def _examine(model: nn.Module, source: Source, device: torch.device, seed: int) 
         logits = forward(model, batch.x.to(device))
     refuse_bad_answers(logits, batch.ids)
     classes = int(logits.shape[1])
-    labels = source.labels()
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise RobustError(
-            f"sample {source.ids[wrong[0]]} has the label {labels[wrong[0]]}, but the model has "
-            f"{classes} classes (0 to {classes - 1})"
-        )
+    refuse_labels(source, classes)
     return classes

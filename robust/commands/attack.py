@@ -82,7 +82,7 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
         draws=options["draws"],
     )
     if not (options["shuffle"] or options["quiet"]):
-        _warn_if_sorted(source, options["limit"])
+        warn_if_sorted(source, options["limit"])
     out = options["out"]
     if out is None and options["resume"]:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
@@ -175,7 +175,8 @@ def _batch_size_of(out: Path) -> int | str:
     return found
 
 
-def _warn_if_sorted(source: Source, limit: int | None) -> None:
+def warn_if_sorted(source: Source, limit: int | None) -> None:
+    """Say where the first samples leave out most of the classes."""
     if limit is None or limit >= len(source):
         return
     labels = source.labels()

@@ -17,6 +17,7 @@ from robust.preflight import choose_device
 from robust.store import argv, choose_folder, find_unfinished
 
 from . import INTERRUPTED
+from .attack import warn_if_sorted
 from .certify_progress import CertifyProgress
 
 
@@ -45,6 +46,8 @@ def run_certify(runs: Path, **options: Any) -> int:
         batch_size=None if size == "auto" else size,
         seed=options["seed"],
     )
+    if not (options["shuffle"] or quiet):
+        warn_if_sorted(source, options["limit"])
     out = options["out"]
     if out is None and options["resume"]:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
