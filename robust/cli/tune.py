@@ -97,8 +97,8 @@ def tune(ctx: click.Context, /, **options: Any) -> None:
     """
     from robust.commands.tune import run_tune
 
-    usual = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
-    given = {name for name in options if ctx.get_parameter_source(name) not in usual}
+    default = click.core.ParameterSource.DEFAULT
+    given = {name for name in options if ctx.get_parameter_source(name) is not default}
     sys.exit(run_tune(RUNS, frozenset(given), **options))
 
 

@@ -20,7 +20,7 @@ from robust.training import describe_attack
 
 from . import INTERRUPTED
 from .defend import parse_around
-from .train import _train_spec as train_spec
+from .train import train_spec
 from .tune_progress import TuneProgress
 
 # The options that have a meaning where nothing is trained.
@@ -36,7 +36,7 @@ _AROUND = frozenset(
 
 def run_tune(runs: Path, given: frozenset[str], **options: Any) -> int:
     """`robust tune`: the exit code. `given`: the options that somebody typed."""
-    subject = _around(given, options) if options["path"] else _recipe(options)
+    subject = _around(given, options) if options["path"] else _recipe(given, options)
     axes = tuning.parse_axes(options["search"], subject)
     spec = tuning.TuneSpec.of(
         subject,
@@ -84,7 +84,7 @@ def _what(options: Mapping[str, Any]) -> str:
     return f"a training on {options['data']}"
 
 
-def _recipe(options: Mapping[str, Any]) -> tuning.Recipe:
+def _recipe(given: frozenset[str], options: Mapping[str, Any]) -> tuning.Recipe:
     for name, flag in (
         ("around", "with"),
         ("trust_pickle", "trust-pickle"),
@@ -95,7 +95,7 @@ def _recipe(options: Mapping[str, Any]) -> tuning.Recipe:
                 f"--{flag} is about a finished model: name it by --model FILE"
                 + (", or train with a defense by --defense" if name == "around" else "")
             )
-    return tuning.Recipe(train_spec(dict(options)))
+    return tuning.Recipe(train_spec(dict(options), given))
 
 
 def _around(given: frozenset[str], options: Mapping[str, Any]) -> tuning.Around:
@@ -140,8 +140,9 @@ def _around(given: frozenset[str], options: Mapping[str, Any]) -> tuning.Around:
 
 
 def _samples(given: frozenset[str], options: Mapping[str, Any], loaded: Loaded) -> DataSpec:
-    """What trials are judged by: never the samples that `robust attack` takes by default, where the
-    checkpoint says which these are, so that its figure is not that of the best of many tries."""
+    """What trials are judged by: what is named, else the validation part of the data that the
+    checkpoint was trained on. Its test split is left for `robust attack`, whose figure shall not be
+    that of the best of many tries."""
     info = loaded.info
     named = options["data"] if "data" in given else options["validation"]
     if named is None and info.data is None:
@@ -165,7 +166,7 @@ def _results(done: tuning.TuneDone, objective: str, report: str) -> None:
     """What a finished tuning has found, on stdout."""
     out = Console(highlight=False, markup=False)
     states = [row.state for row in done.rows]
-    told = [f"{len(states)} trials"]
+    told = [f"{len(states)} trial{'s' * (len(states) != 1)}"]
     told += [
         f"{states.count(state)} {words}"
         for state, words in (("pruned", "given up early"), ("failed", "failed"))
@@ -174,18 +175,21 @@ def _results(done: tuning.TuneDone, objective: str, report: str) -> None:
     seconds = console.duration(sum(row.seconds for row in done.rows))
     out.print(f"{', '.join(told)} in {seconds}" + "; no other values are left" * done.exhausted)
     first, best = done.rows[0], done.row
-    for name, row in (("without tuning", first), (f"best is trial {best.number}", best)):
-        if row.clean is not None and row.robust is not None:
-            out.print(f"{name}: clean {row.clean:.1%}, robust {row.robust:.1%}")
+    if first.state == "complete":
+        out.print(f"without tuning: {_figures(first)}")
     if best.number:
         values = ", ".join(f"{name} = {_short(value)}" for name, value in best.values.items())
-        out.print(f"with {values}", soft_wrap=True)
+        out.print(f"best is trial {best.number}: {_figures(best)}, with {values}", soft_wrap=True)
         out.print(f"as options: {done.options}", soft_wrap=True)
-    else:
-        out.print(f"no trial was better ({objective}): the options that were given are the best")
+    elif len(states) > 1:
+        out.print(f"no trial was better by {objective}: the options that were given are the best")
     out.print(f"model: {done.out}", soft_wrap=True)
     out.print(f"report: {report}", soft_wrap=True)
     out.print(f"next: robust attack --model {done.out}", soft_wrap=True)
+
+
+def _figures(row: tuning.Row) -> str:
+    return f"clean {row.clean:.1%}, robust {row.robust:.1%}"
 
 
 def _short(value: Any) -> str:

@@ -58,7 +58,7 @@ def train(
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise RobustError(f"{out} cannot be written: its folder must exist, and it be no folder")
     data = open_all(spec)
-    spec = dataclasses.replace(spec, fingerprints=_fingerprints(spec, data))
+    spec = dataclasses.replace(spec, fingerprints=fingerprints(spec, data))
     run_folder = TrainFolder.open(folder, spec, argv or [], resume=resume)
     run = _Run(spec, data, run_folder)
     try:
@@ -299,7 +299,8 @@ class Sums:
     correct: float
 
 
-def _fingerprints(spec: TrainSpec, data: Data) -> dict[str, str]:
+def fingerprints(spec: TrainSpec, data: Data) -> dict[str, str]:
+    """Content hashes of all that a run reads. RobustError where the spec has others."""
     found = {"data": data.train.fingerprint(), "validation": data.validation.fingerprint()}
     if data.extra is not None:
         found["extra"] = data.extra.fingerprint()

@@ -10,7 +10,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from robust.core.errors import RobustError
 from robust.core.files import write_whole
-from robust.models.info import hash_file
 from robust.registry import shown
 from robust.training import (
     EpochDone,
@@ -22,6 +21,7 @@ from robust.training import (
     train,
 )
 from robust.training.data import open_all
+from robust.training.engine import fingerprints
 
 from .subject import Look, changed, names_of, parse_record, shortest, suggest, type_of, with_params
 
@@ -39,11 +39,7 @@ class Recipe:
     def __init__(self, spec: TrainSpec) -> None:
         """Opens the data, so that they are known to be there and to stay the same."""
         spec.check()
-        data = open_all(spec)
-        found = {"data": data.train.fingerprint(), "validation": data.validation.fingerprint()}
-        if spec.init is not None:
-            found["init"] = hash_file(Path(spec.init))
-        self.spec = dataclasses.replace(spec, fingerprints={**spec.fingerprints, **found})
+        self.spec = dataclasses.replace(spec, fingerprints=fingerprints(spec, open_all(spec)))
 
     @property
     def usual(self) -> list[str]:
@@ -124,8 +120,13 @@ class Recipe:
         spec = self.changed(values)
         words: list[str] = []
         for name, value in values.items():
-            if "." not in name and name != "adv":
-                words += [f"--{name.replace('_', '-')}", shown(value)]
+            flag = name.replace("_", "-")
+            if "." in name or name == "adv":
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", shown(value)]
         if any(name.partition(".")[0] == "adv" for name in values):
             words += ["--adv", shortest(spec.adv, parse_adv)]
         if any(name.rpartition(".")[0] not in ("adv", "") for name in values):

@@ -166,8 +166,7 @@ class Study:
         self, trial: Trial, state: str, *, clean: float | None, robust: float | None, **told: Any
     ) -> Row:
         """A trial has come to its end; its row. `told`: its seconds, error and notes."""
-        for key, value in {"clean": clean, "robust": robust, **told}.items():
-            trial.set_user_attr(key, value)
+        trial.set_user_attr("told", {"clean": clean, "robust": robust, **told})
         if state == "complete":
             assert clean is not None
             assert robust is not None
@@ -184,7 +183,7 @@ class Study:
         return self._trials()[trial.number]
 
     def _row(self, trial: FrozenTrial) -> Row:
-        told = trial.user_attrs
+        told = trial.user_attrs.get("told", {})
         values = {axis.name: trial.params.get(axis.name) for axis in self.axes}
         return Row(
             trial.number,

@@ -1,7 +1,6 @@
 """What can be tuned: something that has parameters by name, and can be tried with others."""
 
 import contextlib
-import difflib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from robust.core.errors import RobustError
 from robust.models import describe_defense, parse_defense
 from robust.registry import shown
+from robust.registry import suggest as close_to
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 Record = Mapping[str, Any]  # {"name", "params"} of an attack or a defense
@@ -96,10 +96,7 @@ def names_of(records: Sequence[Record], name: str) -> tuple[str, str]:
 def suggest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean …?", or what there is, or nothing."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(known)}" if known else ""
+    return close_to(name, known) or (f"; there is {', '.join(known)}" if known else "")
 
 
 def with_params(record: Record, changes: Mapping[str, Any]) -> str:
