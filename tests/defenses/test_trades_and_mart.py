@@ -88,9 +88,9 @@ def test_trades_needs_no_labels_to_search():
 
 def test_mart_is_the_formula_of_the_paper():
     """By hand, on logits that are logarithms of these probabilities."""
-    clean = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]])
-    adv = torch.tensor([[0.3, 0.6, 0.1], [0.1, 0.8, 0.1]])
-    y = torch.tensor([0, 2])
+    clean = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+    adv = torch.tensor([[0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.5, 0.2, 0.3]])  # the last one is right
+    y = torch.tensor([0, 2, 0])
     by_hand = []
     for p, q, label in zip(clean.tolist(), adv.tolist(), y.tolist(), strict=True):
         other = max(value for k, value in enumerate(q) if k != label)
