@@ -45,10 +45,11 @@ class Feed:
             orders.append(self._order(f"extra {len(orders)}", epoch, self.extra))
         others = list(torch.split(torch.cat(orders)[: sum(counts)], counts))
         own, more = self.samples.stream(chunks[start:]), self.extra.stream(others[start:])
-        for (x, y), (x_more, y_more) in zip(own, more, strict=True):
+        pairs = zip(own, more, strict=True)
+        for number, ((x, y), (x_more, y_more)) in enumerate(pairs, start):
             # Mixed, for adversarial training with --mix takes the first samples of a batch.
-            order = torch.randperm(len(x) + len(x_more), generator=generator(self.seed, epoch))
-            rows = order.to(x.device)
+            mixing = generator(self.seed, "mixing", epoch, number)
+            rows = torch.randperm(len(x) + len(x_more), generator=mixing).to(x.device)
             yield torch.cat([x, x_more])[rows], torch.cat([y, y_more])[rows]
 
     def _counts(self) -> list[int]:

@@ -63,11 +63,21 @@ def measure(
         "val_robust_loss": float(losses["robust"]) / len(y_true),
         "val_robust_accuracy": accuracy["robust"],
         "val_fgsm_accuracy": accuracy["fgsm"],
+        "val_class_accuracies": class_accuracies(y_true, y_pred["clean"], num_classes),
+        "val_robust_class_accuracies": class_accuracies(y_true, y_pred["robust"], num_classes),
         "confusion": confusion(y_true, y_pred["clean"], num_classes),
         "robust_confusion": confusion(y_true, y_pred["robust"], num_classes),
         "classification_report": report(y_true, y_pred["clean"], num_classes, classes),
         "robust_classification_report": report(y_true, y_pred["robust"], num_classes, classes),
     }
+
+
+def class_accuracies(
+    y_true: NDArray[Any], y_pred: NDArray[Any], num_classes: int
+) -> list[float | None]:
+    """The accuracy on the samples of each class; None where there are none."""
+    right = [y_pred[y_true == number] == number for number in range(num_classes)]
+    return [float(of.mean()) if len(of) else None for of in right]
 
 
 def confusion(y_true: NDArray[Any], y_pred: NDArray[Any], num_classes: int) -> list[list[int]]:
