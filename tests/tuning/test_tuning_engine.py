@@ -23,7 +23,7 @@ def rows_of(folder):
 
 
 def test_the_first_trial_is_without_tuning_and_the_search_finds_better_ones(tmp_path):
-    events = search(Known(), tmp_path / "run", trials=40, out=tmp_path / "m.pt")
+    events = search(Known(), tmp_path / "run", trials=30, out=tmp_path / "m.pt")
     assert isinstance(events[0], TuneStarted)
     done = events[-1]
     assert isinstance(done, TuneDone)
@@ -51,7 +51,7 @@ def test_later_trials_are_nearer_than_random_ones(tmp_path):
 def test_the_objective_is_what_is_raised(tmp_path):
     for objective, wanted in (("clean", 1.0), ("robust", 0.3), ("mean", 0.5)):
         done = search(
-            Known(), tmp_path / objective, axes=[X], trials=25, objective=objective, prune=False
+            Known(), tmp_path / objective, axes=[X], trials=18, objective=objective, prune=False
         )[-1]
         assert abs(done.row.values["x"] - wanted) < 0.1, objective
         clean, robust = done.row.clean, done.row.robust
