@@ -1,6 +1,5 @@
 """k-winners-take-all: the largest activations of a layer in place of its ReLU."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from robust.core.defense import Frame, LayerDefense
 from robust.core.errors import RobustError
 from robust.core.intercept import Intercepting
 
+from ._fields import above_zero
 from ._surrogate import Seen
 
 
@@ -43,8 +43,7 @@ class KWTA(LayerDefense):
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise RobustError(f"ratio is a share above 0 to 1, not {self.ratio:g}")
-        if not (math.isfinite(self.width) and self.width > 0):
-            raise RobustError(f"width is a finite number above 0, not {self.width:g}")
+        above_zero(width=self.width)
 
     def functions(self, *, exposed: bool) -> dict[str, Callable[..., Tensor]]:
         def winners(

@@ -1,6 +1,5 @@
 """Input quantisation: hard thresholds, and few levels between them."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +8,8 @@ from torch import Tensor, nn
 
 from robust.core.defense import Frame, InputDefense
 from robust.core.errors import RobustError
+
+from ._fields import above_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,7 @@ class Quantisation(InputDefense):
             raise RobustError(f"levels is a number from 2 on, not {self.levels}")
         if not 0 < self.threshold < 1:
             raise RobustError(f"threshold is a share between 0 and 1, not {self.threshold:g}")
-        if not (math.isfinite(self.slope) and self.slope > 0):
-            raise RobustError(f"slope is a finite number above 0, not {self.slope:g}")
+        above_zero(slope=self.slope)
 
     def transform(self, x: Tensor, frame: Frame, parts: nn.Module | None = None) -> Tensor:
         steps = self.levels - 1

@@ -1,21 +1,20 @@
 """Saturating logits: so far apart that float32 knows no difference from certainty."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from robust.core.defense import OutputDefense
-from robust.core.errors import RobustError
+
+from ._fields import above_zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saturation(OutputDefense):
-    """Multiply logits until cross-entropy has no gradient left (Carlini & Wagner, 1607.04311, of
-    distillation, which comes to the same).
+    """Multiply logits until cross-entropy has no gradient left.
 
-    The softmax of such logits is 1 to the last bit, and its loss and gradient 0. Exposed as the
+    What defensive distillation comes to, as Carlini & Wagner found it (1607.04311). The softmax of such logits is 1 to the last bit, and its loss and gradient 0. Exposed as the
     logits before: whatever looks at differences of logits never noticed.
 
     scale       what logits are multiplied by, above 0
@@ -30,8 +29,7 @@ class Saturation(OutputDefense):
     scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise RobustError(f"scale is a finite number above 0, not {self.scale:g}")
+        above_zero(scale=self.scale)
 
     def change(self, logits: Tensor) -> Tensor:
         return logits * self.scale
