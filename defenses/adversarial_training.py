@@ -35,7 +35,7 @@ class AdversarialTraining(OnPoints):
         "nothing with pgd, inside its ball; one step of fgsm may teach it to mask gradients "
         "(catastrophic overfitting, 2001.03994), which attacks of several steps find out"
     )
-    reserved: ClassVar[Mapping[str, str]] = {"attack": "it is what --adv names"}
+    reserved: ClassVar[Mapping[str, str]] = {"attack": "it is what `robust train --adv` names"}
     attack: Attack | None
     mix: float = 1.0
 

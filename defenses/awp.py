@@ -34,7 +34,9 @@ class AWP(Trainer):
 
     paper: ClassVar[str] = "2004.05884"
     claims: ClassVar[str] = "a flatter loss over weights, and so robustness that generalises better"
-    reserved: ClassVar[Mapping[str, str]] = {"around": "it goes around --adv, by --awp GAMMA"}
+    reserved: ClassVar[Mapping[str, str]] = {
+        "around": "what `robust train --adv` names, with --awp GAMMA"
+    }
     around: OnPoints
     gamma: float = 0.005
 

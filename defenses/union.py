@@ -30,8 +30,8 @@ class Union(OnPoints):
     paper: ClassVar[str] = "1904.13000"
     claims: ClassVar[str] = "robust inside every one of several balls, if less so in each"
     reserved: ClassVar[Mapping[str, str]] = {
-        "around": "it goes around --adv, by --also NORM:EPS",
-        "threats": "they are named by --also NORM:EPS",
+        "around": "what `robust train --adv` names",
+        "threats": "those of --eps and of --also NORM:EPS",
     }
     around: OnPoints
     threats: tuple[Threat, ...]

@@ -258,8 +258,12 @@ def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise RobustError(f"{name} has no parameter {key!r}{suggest(key, known)}; {has}")
     for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.name not in values:
-            raise RobustError(f"{name} needs {field.name}=…, which has no default")
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in values:
+            why = getattr(cls, "reserved", {}).get(field.name)
+            raise RobustError(
+                f"{name} needs {field.name}=…{f': {why}' if why else ', which has no default'}"
+            )
     return cls(**{key: _convert(key, text, known[key]) for key, text in values.items()})
 
 

@@ -49,12 +49,15 @@ def print_list(what: str, engine: str | None = None) -> None:
 def _defense_facts(cls: type[Defense]) -> tuple[str, ...]:
     """What a defense is, claims and is broken by, and its parameters with their defaults."""
     how = "trained" if cls.trained or not cls.place else f"around any model: {cls.place}"
+    reserved = getattr(cls, "reserved", {})
     given = [
         field.name
         if field.default is dataclasses.MISSING
         else f"{field.name}={shown(field.default)}"
         for field in dataclasses.fields(cls)
+        if field.name not in reserved
     ]
+    given += [f"{field}: {how_to}" for field, how_to in reserved.items()]
     return (
         f"{cls.family}, {how}, {cls.paper}",
         _first_line(cls),

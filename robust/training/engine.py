@@ -305,6 +305,8 @@ def fingerprints(spec: TrainSpec, data: Data) -> dict[str, str]:
     if data.extra is not None:
         found["extra"] = data.extra.fingerprint()
     for number, path in enumerate(spec.defense().files):
+        if not Path(path).is_file():
+            raise RobustError(f"there is no file {path}, which the training asks for")
         found[f"file {number}"] = hash_file(Path(path))
     if spec.init is not None:
         read_weights(spec.init)  # says what is wrong, where it cannot be read
