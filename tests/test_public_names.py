@@ -42,3 +42,14 @@ def test_a_name_that_is_not_there():
         _ = robust.evalute
     with pytest.raises(AttributeError, match="has no attribute 'PDG'"):
         _ = robust.attacks.PDG
+
+
+def test_every_package_goes_into_the_wheel():
+    import tomllib
+    from pathlib import Path
+
+    root = Path(__file__).parents[1]
+    setup = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {f"robust.{path.parent.name}" for path in root.glob("robust/*/__init__.py")}
+    outside = {"robust.attacks", "robust.defenses", "robust.reports"}
+    assert set(setup["packages"]) == {"robust", *folders, *outside}
