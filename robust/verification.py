@@ -56,11 +56,14 @@ def verify(
     draws = 1 if oracle or checks == 1 else 2 * checks
     answers = _answers(model, safe, draws) if n else torch.zeros(0, draws, 2, device=x.device)
     hits = reached(goal, answers)
-    trial, fooled = (share * (refused == 0) for share in halves(hits))
+    inside = threat.in_ball(x, safe)
+    # Of a random model, whose candidates are compared by these shares, they count inside alone.
+    counts = (refused == 0) & (inside | (draws == 1))
+    trial, fooled = (share * counts for share in halves(hits))
     if oracle and checks > 1:
         asked = fooled.nonzero().squeeze(1)
         fooled[asked] = _fooled(model, safe[asked], goal[asked], checks)
-    success = (fooled >= 0.5) & (refused == 0) & threat.in_ball(x, safe)
+    success = (fooled >= 0.5) & (refused == 0) & inside
     survives = torch.full_like(refused, -1)
     if image and bool(success.any()):
         saved = _answers(model, rounded(safe[success], threat.low, threat.high), draws)
