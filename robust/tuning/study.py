@@ -210,7 +210,7 @@ class Study:
         """The values of the next trial, none that was tried before; None where all were."""
         history = self._trials()
         if not history:
-            return dict(self.baseline) if self._inside else {}
+            return dict(self.baseline)
         names = set(self._distributions)
         points = [trial for trial in history if set(trial.params) == names]
         tried = [trial.params for trial in points]

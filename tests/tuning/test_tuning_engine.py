@@ -2,7 +2,9 @@
 
 import json
 import math
+import time
 
+import optuna
 import pytest
 from tuning_runs import MODE, K, Known, X, search, told
 
@@ -166,6 +168,23 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, every):
     assert (run / "best.pt").read_bytes() == (tmp_path / "whole/best.pt").read_bytes()
 
 
+def test_killed_before_it_was_given_up_a_trial_ends_with_the_same_figures(tmp_path, monkeypatch):
+    whole = search(Known(), tmp_path / "whole", axes=[X, MODE], trials=14, seed=1)[-1]
+    plain = optuna.trial.Trial.should_prune
+
+    def killed(trial):
+        if plain(trial):
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr(optuna.trial.Trial, "should_prune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search(Known(), tmp_path / "run", axes=[X, MODE], trials=14, seed=1)
+    monkeypatch.undo()
+    done = search(Known(), tmp_path / "run", axes=[X, MODE], trials=14, seed=1, resume=True)[-1]
+    assert told(done.rows) == told(whole.rows)
+
+
 def test_more_trials_are_added_to_a_finished_run(tmp_path):
     whole = search(Known(), tmp_path / "whole", trials=12)[-1]
     search(Known(), tmp_path / "run", trials=5)
@@ -176,7 +195,7 @@ def test_more_trials_are_added_to_a_finished_run(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["torn", "locked", "asked"])
-def test_what_a_killed_process_leaves_does_no_harm(tmp_path, damage):
+def test_what_a_killed_process_leaves_does_no_harm(tmp_path, monkeypatch, damage):
     whole = search(Known(), tmp_path / "whole", trials=8, prune=False)[-1]
     run = tmp_path / "run"
 
@@ -197,6 +216,7 @@ def test_what_a_killed_process_leaves_does_no_harm(tmp_path, damage):
         names = [json.loads(line).get("param_name") for line in lines]
         cut = [i for i, name in enumerate(names) if name == "x"][-1] + 1
         log.write_bytes(b"".join(lines[:cut]))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("a lock is waited for"))
     assert rows_of(run)[4].state == "running"
     assert (run / "study.log.lock").is_symlink() == (damage == "locked")  # looking changes nothing
     done = search(Known(), run, trials=8, prune=False, resume=True)[-1]
