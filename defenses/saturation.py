@@ -14,8 +14,9 @@ from ._fields import above_zero
 class Saturation(OutputDefense):
     """Multiply logits until cross-entropy has no gradient left.
 
-    What defensive distillation comes to, as Carlini & Wagner found it (1607.04311). The softmax of such logits is 1 to the last bit, and its loss and gradient 0. Exposed as the
-    logits before: whatever looks at differences of logits never noticed.
+    What defensive distillation comes to, as Carlini & Wagner found it (1607.04311). The softmax of
+    such logits is 1 to the last bit, and its loss and gradient 0. Exposed as the logits before:
+    whatever looks at differences of logits never noticed.
 
     scale       what logits are multiplied by, above 0
 
