@@ -19,8 +19,8 @@ def words(report: "Report") -> str:
     gap, naive = report.false_security, report.naive_accuracy
     if gap is None or naive is None:
         return ""
-    left = text.percent(report.robust_accuracy, report.n)
-    before = text.percent(naive, report.n)
+    left = text.percent(report.robust_accuracy)
+    before = text.percent(naive)
     whose = "what is random in it" if not report.defenses else "its defenses"
     if gap < 0.5 / max(1, report.n):
         return (

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from . import charts, pictures, query_charts, text, training
 from .charts import Series
-from .rates import wilson
 from .rows import Example
 from .summary import Report
 
@@ -113,7 +112,6 @@ def _attack_parts(report: Report) -> dict[str, Any]:
         "curve": _curve(report),
         "economy": query_charts.figures(report.attacks, report.eps),
         "classes": _weakest(report.per_class),
-        "whole": wilson,
         "cost": {
             key: sum(attack[key] for attack in report.attacks)
             for key in ("forwards", "backwards", "queries", "seconds")
@@ -131,7 +129,7 @@ def _curve(report: Report) -> Markup:
     if len(report.curve) < 2 or not report.n:
         return Markup("")
     xs, ys = zip(*report.curve, strict=True)
-    cis = [wilson(round(y * report.n), report.n) for y in ys]
+    cis = [report.curve_ci(y) for y in ys]
     says = "; ".join(f"{text.percent(y, report.n)} at {text.eps(x)}" for x, y in report.curve)
     return charts.line_chart(
         xs,

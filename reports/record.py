@@ -6,7 +6,7 @@ import numpy as np
 
 from robust.core.outcome import SCHEMA_VERSION
 
-from .rates import plain, wilson
+from .rates import plain
 
 if TYPE_CHECKING:
     from .summary import Report
@@ -44,7 +44,7 @@ def of(report: "Report") -> dict[str, Any]:
                 {
                     "eps": eps,
                     "accuracy": accuracy,
-                    "ci": wilson(round(accuracy * report.n), report.n),
+                    "ci": report.curve_ci(accuracy),
                 }
                 for eps, accuracy in report.curve
                 if report.n

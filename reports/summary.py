@@ -223,6 +223,11 @@ class Report:
             tested |= {round(eps) for eps in more} if self.threat["norm"] in COUNTS else more
         return [(eps, rate(int(self._withstand(eps).sum()), self.n)) for eps in sorted(tested)]
 
+    def curve_ci(self, accuracy: float) -> Interval:
+        """95 % Wilson interval of an accuracy on the curve."""
+        k = accuracy * self.n
+        return wilson(k if self.random else round(k), self.n)
+
     @cached_property
     def attacks(self) -> list[dict[str, Any]]:
         """One dict per attack, in the order they ran.

@@ -5,6 +5,7 @@ Progress goes to stderr; results go to stdout.
 
 import itertools
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,12 @@ def duration(seconds: float) -> str:
     if not minutes:
         return f"{rest} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def folded(label: str, width: int = 30) -> str:
+    """An attack's label on lines of about that width, broken between parameters."""
+    lines = textwrap.wrap(label.replace(",", ", "), width, break_long_words=False)
+    return "\n".join(line.replace(", ", ",") for line in lines)
 
 
 @dataclass
@@ -273,7 +280,7 @@ def attack_results(report: Any, where: str | None) -> None:
         elif attack["given"] and not oracle:
             spent = f"{attack['forwards_per_sample']:.0f} / {attack['backwards_per_sample']:.0f}"
         table.add_row(
-            attack["label"],
+            folded(attack["label"]),
             str(attack["given"]),
             str(attack["successes"]),
             f"{attack['robust_accuracy']:.1%}",
