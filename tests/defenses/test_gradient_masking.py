@@ -122,10 +122,10 @@ def test_the_attacker_takes_ramps_for_bits():
     model = nn.Linear(16, 1, bias=False)
     model.weight.data = weight.view(1, -1)
     defense = Thermometer(levels=4)
-    deployed, exposed = defense.wrap(model, UNIT), defense.expose(model, UNIT)
-    (naive,) = torch.autograd.grad(deployed(x).sum(), x)
+    defended = compose(model, [defense], ["thermometer"], UNIT)
+    (naive,) = torch.autograd.grad(defended(x).sum(), x)
     assert not naive.any()
-    (seen,) = torch.autograd.grad(exposed(x).sum(), x)
+    (seen,) = torch.autograd.grad(defended.exposed(x).sum(), x)
     # Each value moves the bits whose thresholds lie below it: 1, 2, 3 and 4 of four.
     ours = weight.view(4, 4)
     expected = torch.stack([ours[i, : i + 1].sum() for i in range(4)])
@@ -176,10 +176,10 @@ def test_values_are_cut_by_hand(config, expected):
 def test_each_threshold_is_a_sigmoid_to_the_attacker():
     x = row(0.05, 0.25, 0.5, 0.74).requires_grad_()
     defense = Quantisation(levels=3, slope=8.0)  # thresholds at 0.25 and 0.75
-    model = nn.Identity()
-    (naive,) = torch.autograd.grad(defense.wrap(model, UNIT)(x).sum(), x)
+    defended = compose(nn.Identity(), [defense], ["quantisation"], UNIT)
+    (naive,) = torch.autograd.grad(defended(x).sum(), x)
     assert not naive.any()
-    (seen,) = torch.autograd.grad(defense.expose(model, UNIT)(x).sum(), x)
+    (seen,) = torch.autograd.grad(defended.exposed(x).sum(), x)
     gate = torch.sigmoid(8 * row(-0.4, 0.0, 0.5, -0.02))
     torch.testing.assert_close(seen, 8 * gate * (1 - gate))
 
