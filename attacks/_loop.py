@@ -28,15 +28,18 @@ def climb(
     step(x_now, gradient, number, rows, ball) → x_next, already inside the ball, for the samples
     still active; `rows` are their positions in the batch. A sample that reaches its goal leaves at
     once: the forward of the next step tells. After the last step one forward settles who else
-    reached it; a goal that persists saves that forward and takes the last iterate.
+    reached it; a goal that persists saves that forward, and all bookkeeping, and takes the last
+    iterate.
     """
+    if goal.persist:
+        return _climb_on(victim, start, goal, ball, steps=steps, loss=loss, step=step)
     best = start.clone()
     best_loss = torch.full((len(start),), float("-inf"), dtype=start.dtype, device=start.device)
     rows = torch.arange(len(start), device=start.device)
     now = start
     for number in range(steps):
         logits, value, gradient = victim.gradient(now, loss, goal)
-        solved = goal.reached(logits) & (not goal.persist)
+        solved = goal.reached(logits)
         better = solved | (value > best_loss[rows])
         best[rows[better]] = now[better]
         best_loss[rows[better]] = value[better].to(best_loss.dtype)
@@ -47,13 +50,29 @@ def climb(
             if not len(rows):
                 return best
         now = step(now, gradient, number, rows, ball)
-    if goal.persist:
-        best[rows] = now
-    elif steps:
+    if steps:
         logits = victim.logits(now)
         better = goal.reached(logits) | (loss(logits, goal) > best_loss[rows])
         best[rows[better]] = now[better]
     return best
+
+
+def _climb_on(
+    victim: Victim,
+    start: Tensor,
+    goal: Goal,
+    ball: Ball,
+    *,
+    steps: int,
+    loss: Loss,
+    step: Step,
+) -> Tensor:
+    """All steps of all samples: the last iterate."""
+    rows, now = torch.arange(len(start), device=start.device), start
+    for number in range(steps):
+        _, _, gradient = victim.gradient(now, loss, goal)
+        now = step(now, gradient, number, rows, ball)
+    return now
 
 
 def projected_ascent(
