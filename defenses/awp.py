@@ -94,8 +94,6 @@ class AWP(Trainer):
 
 def _direction(gradient: Tensor) -> Tensor:
     """The gradient with length 1; zeros where it is flat or no number."""
-    largest = gradient.abs().amax()
-    if not bool(largest.isfinite() & (largest > 0)):
-        return torch.zeros_like(gradient)
-    scaled = gradient / largest  # squares of a tiny gradient would be 0
-    return scaled.div_(scaled.norm())
+    # On a scale where the largest is 1: squares of a tiny gradient would be 0.
+    scaled = (gradient / gradient.abs().amax()).nan_to_num_(nan=0.0)
+    return scaled.div_(scaled.norm().clamp(min=1.0))
