@@ -240,14 +240,26 @@ def test_pruning_leaves_a_lone_activation_and_an_empty_layer():
             torch.testing.assert_close(model(u), torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
-def test_pruning_is_exposed_as_the_relu_that_is_its_mean():
+def test_pruning_is_exposed_with_the_gradient_of_the_relu_that_is_its_mean():
     u = torch.tensor([[-1.0, 0.5, 2.0]], requires_grad=True)
-    model = ActivationPruning(share=0.4).expose(nn.ReLU(), Frame((3,), 3))
-    with seeded(0):
-        answer = model(u)
-    assert 0 in answer[0, 1:].tolist()  # one draw of two: one of them is gone
-    (gradient,) = torch.autograd.grad(answer.sum(), u)
-    assert gradient.tolist() == [[0.0, 1.0, 1.0]]
+    defense, frame = ActivationPruning(share=0.7), Frame((3,), 3)  # two draws of three
+    for seed in range(5):
+        with seeded(seed):
+            deployed = defense.wrap(nn.ReLU(), frame)(u)
+        with seeded(seed):
+            exposed = defense.expose(nn.ReLU(), frame)(u)
+        torch.testing.assert_close(deployed, exposed)
+        (own,) = torch.autograd.grad(deployed.sum(), u)
+        (gradient,) = torch.autograd.grad(exposed.sum(), u)
+        assert gradient.tolist() == [[0.0, 1.0, 1.0]]
+        assert own.tolist() != gradient.tolist()
+
+
+def test_the_gradient_of_an_empty_layer_is_zero():
+    u = torch.tensor([[-1.0, -2.0, 0.0]], requires_grad=True)
+    for make in (ActivationPruning().wrap, ActivationPruning().expose):
+        (gradient,) = torch.autograd.grad(make(nn.ReLU(), Frame((3,), 3))(u).sum(), u)
+        assert gradient.tolist() == [[0.0, 0.0, 0.0]]
 
 
 class Line(nn.Module):
