@@ -84,6 +84,7 @@ def render_training(
         best=best,
         best_key=best_key,
         last=last,
+        weakest=training.weakest(last, names),
         curves=training.curves(epochs, history),
         history=history,
         columns=[(k, name, kind) for k, name, kind in training.HISTORY if training.has(history, k)],

@@ -43,6 +43,20 @@ def class_names(spec: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -
     return [str(name) for name in report if not is_average(name)] if report else []
 
 
+def weakest(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, float] | None:
+    """The class that attacks break most of in that epoch, and its accuracy under attack; None where
+    classes were not measured, or are all alike."""
+    found = [
+        (value, number)
+        for number, value in enumerate(row.get("val_robust_class_accuracies") or ())
+        if value is not None
+    ]
+    if not found or min(found)[0] == max(found)[0]:
+        return None
+    value, number = min(found)
+    return (names[number] if number < len(names) else str(number)), float(value)
+
+
 def is_average(name: str) -> bool:
     return name == "accuracy" or name.endswith(" avg")
 
