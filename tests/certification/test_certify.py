@@ -89,6 +89,12 @@ def test_numbers_depend_on_neither_the_batch_size_nor_the_other_samples():
     assert facts(other.rows) != known
 
 
+def test_equal_samples_have_noise_of_their_own():
+    x = torch.full((3, 4), 0.6)
+    rows = robust.certify(Half(), x, torch.ones(3).long(), sigma=0.3, n=500).rows
+    assert len({str(row["estimation"]) for row in rows}) == 3
+
+
 def test_votes_of_every_copy_are_counted():
     x, y = samples(3)
     for row in robust.certify(Half(), x, y, sigma=0.3, n0=33, n=777, batch_size=100).rows:
@@ -103,10 +109,11 @@ def test_a_scalar_output_is_a_binary_model_and_a_function_will_do():
     assert facts(found.rows) == known
 
 
-def test_the_model_is_given_back_as_it_was():
+def test_the_model_is_asked_in_eval_mode_and_given_back_as_it_was():
     model = nn.Sequential(nn.Dropout(0.9), Half()).train()
     x, y = samples(3)
-    robust.certify(model, x, y, sigma=0.3, n=50)
+    known = facts(robust.certify(Half(), x, y, sigma=0.3, n=50).rows)
+    assert facts(robust.certify(model, x, y, sigma=0.3, n=50).rows) == known
     assert model.training
     assert model[0].training
     assert model[1].w.requires_grad

@@ -36,6 +36,11 @@ def in_place(u):
     return u
 
 
+def in_place_by_position(u):
+    functional.relu(u, True)
+    return u
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -47,6 +52,7 @@ def in_place(u):
         nn.ReLU(inplace=True),
         lambda u: functional.relu(u, True),
         in_place,
+        in_place_by_position,
         returns_nothing("relu_"),
     ],
 )
