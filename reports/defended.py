@@ -44,6 +44,13 @@ def notes(report: "Report") -> list[str]:
         said.append(_guessed(report))
     if report.random:
         said.append(_chance(report))
+        seen = [attack for attack in report.spec["attacks"] if attack.get("adaptive")]
+        if seen and all(attack.get("minimal") for attack in seen):
+            said.append(
+                "The adaptive attacks look for the smallest perturbation, and stop where half of "
+                "the draws are fooled: whoever spends all of ε fools more, so that this robust "
+                "accuracy is an upper bound."
+            )
     return said
 
 

@@ -20,7 +20,7 @@ def draw(model: nn.Module, x: Tensor, count: int) -> Tensor:
             torch.stack([as_logits(model(part), len(part)) for _ in range(count)], 1)
             for part in torch.split(x, _AT_ONCE)
         ]
-        return torch.cat(parts) if parts else model(x).unsqueeze(1).expand(-1, count, -1)
+        return torch.cat(parts)
 
 
 def settled(answers: Tensor) -> Tensor:

@@ -125,6 +125,14 @@ def test_shares_are_told_by_other_draws_than_those_that_chose() -> None:
     assert json.dumps(told)
 
 
+def test_minimal_attacks_on_a_random_model_leave_an_upper_bound() -> None:
+    made = record(False, True, draws=20, checks=20)
+    before = Report(made, [random()]).notes
+    made["spec"]["attacks"][1]["minimal"] = True
+    (more,) = [note for note in Report(made, [random()]).notes if note not in before]
+    assert "upper bound" in more
+
+
 def test_other_draws_cannot_make_a_model_more_robust_than_right() -> None:
     made = shard([0], [0], [rows("a0", [0], {}, trial=np.array([0.2]), fooled=np.zeros(1))])
     made.trial, made.right = np.array([0.9]), np.array([0.8])
