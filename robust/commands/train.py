@@ -73,8 +73,6 @@ def _against(spec: TrainSpec, options: dict[str, Any]) -> str:
 
 def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpec:
     """What options of `robust train` ask for; of a recipe, those that are not given themselves."""
-    if options["recipe"] is not None:
-        options = with_recipe(options, given)
     low, high = options["box"]
 
     def data(source: str | None, split: str | None = None) -> dict[str, Any] | None:
@@ -87,6 +85,8 @@ def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpe
             raise RobustError("say how far an attacker may go: --eps 8/255, say")
         eps = 0.1 * (high - low)
     threat = {"norm": options["norm"], "eps": eps, "low": low, "high": high}
+    if options["recipe"] is not None:
+        options = with_recipe(options, given, eps)
     # The embedded digits are few: training on a wider ball and stronger decay make up for it.
     eps_scale, weight_decay = options["eps_scale"], options["weight_decay"]
     if eps_scale is None:

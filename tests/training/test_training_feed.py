@@ -252,11 +252,15 @@ def test_rows_have_accuracies_by_class(toy, tmp_path):
 
 def test_a_recipe_gives_way_to_what_is_given():
     options = {"recipe": "fast", "lr": 0.1, "adv": None, "epochs": 30, "eps_warmup": 0.0}
-    made = with_recipe(options, {"epochs"})
+    options["eps_scale"] = None
+    made = with_recipe(options, {"epochs"}, 0.2)
     recipe = RECIPES["fast"]
-    assert (made["adv"], made["lr"], made["epochs"]) == (recipe["adv"], recipe["lr"], 30)
+    assert (made["lr"], made["epochs"]) == (recipe["lr"], 30)
+    step = parse_adv(made["adv"])["params"]["step_size"]
+    assert step == pytest.approx(recipe["step"] * recipe["eps_scale"] * 0.2)
+    assert with_recipe(options, {"adv"}, 0.2)["adv"] is None
     assert made["eps_warmup"] == pytest.approx(30 * recipe["eps_warmup"])
-    assert with_recipe(options, {"eps_warmup"})["eps_warmup"] == 0.0
+    assert with_recipe(options, {"eps_warmup"}, 0.2)["eps_warmup"] == 0.0
 
 
 def test_recipes_are_made_of_options():
@@ -264,7 +268,7 @@ def test_recipes_are_made_of_options():
 
     names = {parameter.name for parameter in command.params}
     for recipe in RECIPES.values():
-        assert recipe.keys() <= names
+        assert recipe.keys() <= names | {"step"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -277,7 +281,8 @@ def test_a_recipe_is_recorded_by_its_values_and_trains_other_data(tmp_path, monk
     assert result.exit_code == 0, result.output
     spec = record(tmp_path / "run")["spec"]
     recipe = RECIPES[name]
-    assert spec["adv"] == parse_adv(recipe["adv"])
+    expected = recipe["step"] * recipe["eps_scale"] * 0.05
+    assert spec["adv"] == parse_adv(f"{recipe['adv']},step_size={expected:.6g}")
     assert spec["epochs"] == 2
     assert spec["lr"] == 0.003
     assert spec["ema"] == recipe["ema"]
