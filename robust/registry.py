@@ -95,8 +95,8 @@ def black_box(norm: str, access: str) -> list[str]:
 def find(kind: str, name: str) -> type[Any]:
     """The class of that name; RobustError with a suggestion if there is none."""
     engine, colon, theirs = name.partition(":")
-    if kind == "attacks" and colon:
-        return _find_peer(engine, theirs)
+    if colon:
+        return _find_peer(kind, engine, theirs)
     known = loaders(kind)
     if name not in known:
         noun = kind.removesuffix("s")
@@ -106,27 +106,30 @@ def find(kind: str, name: str) -> type[Any]:
     return known[name]()
 
 
-def peers(engine: str) -> dict[str, type[Any]]:
-    """The attacks of another package that can be run, by their names there; see `robust.peers`."""
+def peers(engine: str, kind: str = "attacks") -> dict[str, type[Any]]:
+    """The attacks or defenses of another package that can be run, by their names there; see
+    `robust.peers`."""
     there = importlib.import_module("robust.peers")
     if engine not in there.ENGINES:
         raise RobustError(
             f"unknown engine {engine!r}{suggest(engine, there.ENGINES)}; there are "
             f"{' and '.join(there.ENGINES)}"
         )
-    return there.attacks(engine)  # type: ignore[no-any-return]
+    found: dict[str, type[Any]] = (there.attacks if kind == "attacks" else there.defenses)(engine)
+    return found
 
 
-def _find_peer(engine: str, name: str) -> type[Any]:
-    known, there = peers(engine), importlib.import_module("robust.peers")
-    other_names, reasons = there.other_names(engine), there.left_out(engine)
+def _find_peer(kind: str, engine: str, name: str) -> type[Any]:
+    known, there = peers(engine, kind), importlib.import_module("robust.peers")
+    other_names = there.other_names(engine) if kind == "attacks" else {}
+    reasons = there.left_out(engine, kind)
     if name in reasons:
         raise RobustError(f"{engine}:{name} cannot be run: {reasons[name]}")
     found = known.get(other_names.get(name, name))
     if found is None:
         raise RobustError(
-            f"unknown attack {name!r} of {engine}{suggest(name, [*known, *other_names])}; see "
-            f"`robust list attacks --engine {engine}`"
+            f"unknown {kind.removesuffix('s')} {name!r} of {engine}"
+            f"{suggest(name, [*known, *other_names])}; see `robust list {kind} --engine {engine}`"
         )
     return found
 

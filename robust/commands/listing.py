@@ -21,16 +21,19 @@ from robust.registry import (
 
 def print_list(what: str, engine: str | None = None) -> None:
     """`robust list`."""
-    if engine is not None and what != "attacks":
-        raise RobustError("--engine is for `robust list attacks`")
+    if engine is not None and what == "architectures":
+        raise RobustError("--engine is for `robust list attacks` and `robust list defenses`")
     if what == "architectures":
         from robust.models import architectures
 
         for name, factory in architectures().items():
             _print_entry(name, _first_line(factory))
     elif what == "defenses":
-        for name in names(what):
-            cls = find(what, name)
+        if engine is None:
+            found = {name: find(what, name) for name in names(what)}
+        else:
+            found = {f"{engine}:{name}": cls for name, cls in peers(engine, what).items()}
+        for name, cls in found.items():
             _print_entry(name, *_defense_facts(cls))
     elif engine is not None:
         for name, cls in peers(engine).items():
@@ -49,17 +52,18 @@ def print_list(what: str, engine: str | None = None) -> None:
 def _defense_facts(cls: type[Defense]) -> tuple[str, ...]:
     """What a defense is, claims and is broken by, and its parameters with their defaults."""
     how = "trained" if cls.trained or not cls.place else f"around any model: {cls.place}"
+    fields = dataclasses.fields(cls)
     reserved = getattr(cls, "reserved", {})
     given = [
         field.name
         if field.default is dataclasses.MISSING
         else f"{field.name}={shown(field.default)}"
-        for field in dataclasses.fields(cls)
+        for field in fields
         if field.name not in reserved
     ]
-    given += [f"{field}: {how_to}" for field, how_to in reserved.items()]
+    given += [f"{f.name}: {reserved[f.name]}" for f in fields if f.name in reserved]
     return (
-        f"{cls.family}, {how}, {cls.paper}",
+        ", ".join(filter(None, (cls.family, how, cls.paper))),
         _first_line(cls),
         cls.claims and f"claims: {cls.claims}",
         f"broken by: {cls.broken_by or 'nothing known'}",

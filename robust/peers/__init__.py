@@ -1,10 +1,12 @@
-"""Attacks of foolbox and ART, each as an attack of ours: `foolbox:LinfPGD`, `art:HopSkipJump`.
+"""Attacks of foolbox and ART, each as an attack of ours: `foolbox:LinfPGD`, `art:HopSkipJump`; and
+the preprocessors of ART, each as a defense: `art:JpegCompression`.
 
-The packages are imported when one of their attacks is asked for, not before.
+The packages are imported when one of these is asked for, not before.
 """
 
 import importlib
 from functools import cache
+from typing import Any
 
 from robust.core.errors import RobustError
 
@@ -23,9 +25,14 @@ def attacks(engine: str) -> dict[str, type[Peer]]:
     return dict(sorted(usable.items(), key=lambda item: item[0].lower()))
 
 
-def left_out(engine: str) -> dict[str, str]:
-    """Name → why it is not among them, for the rest of the package's attacks."""
-    return _catalogue(engine)[1]
+def defenses(engine: str) -> dict[str, type[Any]]:
+    """Name → class of the defenses that the engine has, sorted; RobustError if it has none."""
+    return _preprocessors(engine)[0]
+
+
+def left_out(engine: str, kind: str = "attacks") -> dict[str, str]:
+    """Name → why it is not among them, for the rest of the package's."""
+    return _catalogue(engine)[1] if kind == "attacks" else _preprocessors(engine)[1]
 
 
 def other_names(engine: str) -> dict[str, str]:
@@ -53,4 +60,20 @@ def _catalogue(engine: str) -> tuple[dict[str, type[Peer]], dict[str, str], dict
     return made, rest, names
 
 
-__all__ = ["ENGINES", "attacks", "left_out", "other_names"]
+@cache
+def _preprocessors(engine: str) -> tuple[dict[str, type[Any]], dict[str, str]]:
+    if engine != "art":
+        raise RobustError(f"{engine} has attacks and no defenses; art has some")
+    try:
+        with quiet():
+            module = importlib.import_module(".preprocessors", __name__)
+            made: tuple[dict[str, type[Any]], dict[str, str]] = module.catalogue()
+    except ImportError as error:
+        raise RobustError(
+            f"the defenses of {engine} need packages that are missing ({error}): "
+            "pip install 'robust[peers]'"
+        ) from error
+    return made
+
+
+__all__ = ["ENGINES", "attacks", "defenses", "left_out", "other_names"]

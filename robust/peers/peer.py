@@ -184,20 +184,7 @@ class Peer(Attack):
 
 def attack_class(base: type[Peer], name: str, theirs: Any, facts: Facts) -> type[Peer]:
     """The dataclass called `engine:name`: the package's parameters are its fields."""
-    fields, reserved = [], dict(RESERVED)
-    for parameter in list(inspect.signature(theirs.__init__).parameters.values())[1:]:
-        if parameter.name in RESERVED or parameter.kind in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        ):
-            continue
-        default = facts.defaults.get(parameter.name, parameter.default)
-        kind = _kind(parameter.annotation, default)
-        if kind is None:
-            reserved[parameter.name] = "it takes an object of Python"
-        else:
-            value = float(default) if kind is float else default
-            fields.append((parameter.name, kind, dataclasses.field(default=value)))
+    fields, reserved = parameters(theirs, RESERVED, facts.defaults)
     paper = re.search(r"arxiv\.org/(?:abs|pdf)/(\d{4}\.\d{4,5})", inspect.getdoc(theirs) or "")
     made: type[Peer] = dataclasses.make_dataclass(
         f"{base.engine}:{name}",
@@ -220,6 +207,31 @@ def attack_class(base: type[Peer], name: str, theirs: Any, facts: Facts) -> type
         },
     )
     return made
+
+
+def parameters(
+    theirs: Any, reserved: Mapping[str, str], defaults: Mapping[str, Any] | None = None
+) -> tuple[list[tuple[str, Any, Any]], dict[str, str]]:
+    """The parameters of a package's class as fields of a dataclass, and why others are none.
+
+    reserved    names that are not the user's to set, and why
+    defaults    ours, where the package has none or one that cannot be
+    """
+    fields, refused = [], dict(reserved)
+    for parameter in list(inspect.signature(theirs.__init__).parameters.values())[1:]:
+        if parameter.name in reserved or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            continue
+        default = (defaults or {}).get(parameter.name, parameter.default)
+        kind = _kind(parameter.annotation, default)
+        if kind is None:
+            refused[parameter.name] = "it takes an object of Python"
+        else:
+            value = float(default) if kind is float else default
+            fields.append((parameter.name, kind, dataclasses.field(default=value)))
+    return fields, refused
 
 
 def _kind(annotation: Any, default: Any) -> Any:

@@ -390,6 +390,6 @@ def test_our_own_list_has_none_of_them():
     assert not [name for name in names("attacks") if ":" in name]
     result = CliRunner().invoke(main, ["list", "attacks"])
     assert "foolbox" not in result.stdout
-    wrong = CliRunner().invoke(main, ["list", "defenses", "--engine", "art"])
+    wrong = CliRunner().invoke(main, ["list", "architectures", "--engine", "art"])
     assert wrong.exit_code == 2
     assert "--engine is for `robust list attacks`" in wrong.stderr
