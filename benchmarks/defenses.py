@@ -40,8 +40,13 @@ from robust.training import TrainSpec, parse_adv, train
 FAMILIES = ("gradient masking", "randomization", "denoising")
 NATURAL = "none"  # the row of the plain network
 BEGIN, END = "<!-- begin: benchmarks/defenses.py -->", "<!-- end: benchmarks/defenses.py -->"
-# The adaptive attack on what answers at random: EOT with the draws that the defense declares.
-RANDOM = ("pgd", "pgd,steps=40,loss=margin,adaptive=true")
+# What attacks a model that answers at random: EOT with the draws that its defense declares. The
+# last one sees only the samples that some draws still get right.
+RANDOM = (
+    "pgd",
+    "pgd,steps=40,loss=margin,adaptive=true",
+    "pgd,steps=100,loss=margin,adaptive=true",
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ SETTINGS = {
             "gradient-regularisation": [Case("gradient-regularisation,strength=2")],
             "smoothing": [Case("smoothing"), Case("smoothing", norm="l2")],
             "denoiser": [Case("denoiser", adv="pgd")],
+            "feature-denoising": [Case("feature-denoising", adv="pgd")],
         },
     ),
     "mnist": Setting(
@@ -90,6 +96,7 @@ SETTINGS = {
             "distillation": [Case("distillation,teacher={teacher}", teacher="distillation")],
             "smoothing": [Case("smoothing"), Case("smoothing", norm="l2")],
             "denoiser": [Case("denoiser", adv="pgd")],
+            "feature-denoising": [Case("feature-denoising", adv="pgd")],
         },
     ),
 }
@@ -114,6 +121,7 @@ class Row:
     adaptive: float
     train_seconds: float
     attack_seconds: float
+    adv: str = "none"  # what it was trained against
 
 
 class Bench:
@@ -141,6 +149,8 @@ class Bench:
     def cases(self, only: Sequence[str]) -> list[tuple[str, Case]]:
         """(name, case) of each row, the plain networks first, then by family and name."""
         found = [(NATURAL, Case(NATURAL, norm)) for norm in self.setting.eps]
+        if not only or "feature-denoising" in only:
+            found.append((NATURAL, Case(NATURAL, adv="pgd")))  # what that one stands beside
         for family in FAMILIES:
             for name in names("defenses"):
                 if find("defenses", name).family == family and (not only or name in only):
@@ -151,7 +161,8 @@ class Bench:
     def row(self, name: str, case: Case, *, again: bool) -> Row:
         """The row of a case."""
         text = case.text.replace("{teacher}", "…")
-        file = self.cache / f"{text.replace('/', '-')} {case.norm}.json"
+        against = "" if case.adv == "none" else f" against {case.adv}"
+        file = self.cache / f"{text} {case.norm}{against}.json"
         if file.exists() and not again:
             return Row(**json.loads(file.read_text()))
         began = time.perf_counter()
@@ -166,6 +177,7 @@ class Bench:
             how=how,
             norm=case.norm,
             eps=self.setting.eps[case.norm],
+            adv=case.adv,
             train_seconds=trained - began,
             attack_seconds=time.perf_counter() - trained,
             **found,
@@ -175,6 +187,8 @@ class Bench:
 
     def model(self, name: str, case: Case) -> tuple[Path, str]:
         """The model file to attack, and how the defense gets there: "trained" or "around"."""
+        if name == NATURAL and case.adv != "none":
+            return self.trained(self.cache / "adversarial.pt", [], case), "trained"
         if name == NATURAL:
             return self.trained(self.natural, [], case), "trained"
         self.trained(self.natural, [], Case(NATURAL))
@@ -249,7 +263,7 @@ def attacked(
 
 def table(rows: Sequence[Row]) -> str:
     """The rows of one data set as a table in Markdown."""
-    plain = {row.norm: row for row in rows if row.name == NATURAL}
+    plain = {row.norm: row for row in rows if row.name == NATURAL and row.adv == "none"}
     lines = [
         "| defense | family | clean | naive | adaptive | undefended | false security | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -259,7 +273,10 @@ def table(rows: Sequence[Row]) -> str:
         if row.train_seconds >= 0.5:
             seconds = f"{row.train_seconds:.0f} + {seconds}"
         about = ["the plain network"] if row.name == NATURAL else [f"`{row.text}`"]
-        about += [row.how] if row.how == "trained" and row.name != NATURAL else []
+        if row.adv != "none":
+            about.append(f"trained against {row.adv}")
+        elif row.how == "trained" and row.name != NATURAL:
+            about.append("trained")
         about += ["random"] if row.random else []
         about += [f"L2 {row.eps:g}"] if row.norm == "l2" else []
         figures = [row.clean, row.naive, row.adaptive, plain[row.norm].adaptive]
@@ -271,14 +288,14 @@ def table(rows: Sequence[Row]) -> str:
 
 def misses(rows: Sequence[Row]) -> list[str]:
     """What does not do as its paper says against PGD-40, or stands up to the adaptive attack."""
-    plain = {row.norm: row for row in rows if row.name == NATURAL}
+    plain = {row.norm: row for row in rows if row.name == NATURAL and row.adv == "none"}
     found = []
     for row in rows:
         if row.name != NATURAL:
             below = plain[row.norm]
             if row.naive - below.naive < VISIBLE:
                 found.append(f"{row.text}: naive {row.naive:.1f}, undefended {below.naive:.1f}")
-            if row.adaptive - below.adaptive > CLOSE:
+            if row.adaptive - below.adaptive > CLOSE and row.adv == "none":
                 found.append(
                     f"{row.text}: adaptive {row.adaptive:.1f}, undefended {below.adaptive:.1f}"
                 )
@@ -315,7 +332,7 @@ def main() -> None:
             rows.append(bench.row(name, case, again=again))
             last = rows[-1]
             print(
-                f"{data:8}{last.text:32}{last.norm:6}clean {last.clean:5.1f}  naive "
+                f"{data:8}{last.text:38}{last.norm:6}clean {last.clean:5.1f}  naive "
                 f"{last.naive:5.1f}  adaptive {last.adaptive:5.1f}  "
                 f"{last.train_seconds:.0f} + {last.attack_seconds:.0f} s",
                 flush=True,
