@@ -94,6 +94,7 @@ SETTINGS = {
         cases={
             "quantisation": [Case("quantisation,levels=4"), Case("quantisation")],
             "distillation": [Case("distillation,teacher={teacher}", teacher="distillation")],
+            "gradient-regularisation": [Case("gradient-regularisation,strength=2")],
             "smoothing": [Case("smoothing"), Case("smoothing", norm="l2")],
             "denoiser": [Case("denoiser", adv="pgd")],
             "feature-denoising": [Case("feature-denoising", adv="pgd")],
@@ -161,8 +162,7 @@ class Bench:
     def row(self, name: str, case: Case, *, again: bool) -> Row:
         """The row of a case."""
         text = case.text.replace("{teacher}", "…")
-        against = "" if case.adv == "none" else f" against {case.adv}"
-        file = self.cache / f"{text} {case.norm}{against}.json"
+        file = self.cache / f"{text} {case.norm}{against(case)}.json"
         if file.exists() and not again:
             return Row(**json.loads(file.read_text()))
         began = time.perf_counter()
@@ -187,10 +187,9 @@ class Bench:
 
     def model(self, name: str, case: Case) -> tuple[Path, str]:
         """The model file to attack, and how the defense gets there: "trained" or "around"."""
-        if name == NATURAL and case.adv != "none":
-            return self.trained(self.cache / "adversarial.pt", [], case), "trained"
         if name == NATURAL:
-            return self.trained(self.natural, [], case), "trained"
+            out = self.natural.with_stem(f"natural{against(case)}")
+            return self.trained(out, [], case), "trained"
         self.trained(self.natural, [], Case(NATURAL))
         cls = find("defenses", name)
         text = case.text
@@ -200,7 +199,7 @@ class Bench:
             text = text.replace("{teacher}", str(teacher))
         if not (cls.trained or cls.freezes or parse_defense(text)[1].trains):
             return self.natural, "around"
-        out = self.cache / f"{name}.pt"
+        out = self.cache / f"{name}{against(case)}.pt"
         return self.trained(out, [record(text)], case, cls.freezes), "trained"
 
     def trained(
@@ -248,6 +247,10 @@ class Bench:
             "naive": 100 * naive,
             "adaptive": 100 * report.robust_accuracy,
         }
+
+
+def against(case: Case) -> str:
+    return "" if case.adv == "none" else f" against {case.adv}"
 
 
 def record(text: str) -> dict[str, Any]:
