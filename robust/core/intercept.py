@@ -66,7 +66,7 @@ class _Replacing(TorchFunctionMode):
                     args = (given.pop("input"),)
                 u, *rest = args
                 if kind == "relu":  # what is written in place may be all that the network reads
-                    in_place = bool(given.pop("inplace", rest[:1] == [True]))
+                    in_place = bool(given.pop("inplace", False))
                     made = new(torch.relu, number, self.owner.training, u)
                     return u.copy_(made) if in_place or func in RELU_IN_PLACE else made
                 if func is _aten.addmm.default:  # addmm(bias, u, weight)
