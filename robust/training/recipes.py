@@ -30,12 +30,12 @@ RECIPES: dict[str, Mapping[str, Any]] = {
         "eps_scale": 1.1,
         "ema": 0.998,
     },
-    # The same with a third step, more weight on what is robust, and twice the epochs.
+    # The same with a third step, more weight on what is robust, and more than twice the epochs.
     "strong": {
         **_SHORT,
         "adv": "trades,beta=6,steps=3",
         "step": 0.5,
-        "epochs": 12,
+        "epochs": 14,
         "eps_scale": 1.15,
         "ema": 0.999,
     },
