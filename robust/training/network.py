@@ -15,6 +15,7 @@ from robust.core.errors import RobustError
 from robust.core.rng import seeded
 from robust.models import Standardise, build, load_model, read_weights
 from robust.models import around as around_model
+from robust.models.defending import is_file_defense
 from robust.preflight import forward
 
 from .data import Data, Samples, mean_and_std
@@ -94,7 +95,7 @@ def make_network(spec: TrainSpec, data: Data, samples: Samples, device: torch.de
             raise RobustError(f"{frozen} keeps the weights of --init, which has other classes")
         net.requires_grad_(False)
     if spec.init is not None:
-        _fill_parts(defended, spec.init)
+        _fill_parts(defended, spec.init, [name for name in names if is_file_defense(name)])
     return Network(net, defended, mean, std, fresh)
 
 
@@ -123,10 +124,10 @@ def _start(
     return *mean_and_std(samples), fresh
 
 
-def _fill_parts(defended: Defended, init: str) -> None:
+def _fill_parts(defended: Defended, init: str, files: list[str]) -> None:
     """What the same defenses have learned around the model to start from."""
     try:
-        other = load_model(init).module
+        other = load_model(init, defenses=files).module
     except RobustError:  # no checkpoint, and so without defenses
         return
     if isinstance(other, Defended) and other.records == defended.records:

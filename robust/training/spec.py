@@ -209,7 +209,9 @@ class TrainSpec:
         self.defense()
         for name, defense in self.named():
             if defense.freezes and self.init is None:
-                raise RobustError(f"{name} learns before a network that keeps its weights: --init")
+                raise RobustError(
+                    f"{name} learns before a network that keeps its weights: give it by --init"
+                )
         make_attack(self.val_attack).check(Threat(**self.threat))
 
     def defense(self) -> Defense:

@@ -124,7 +124,7 @@ def test_what_a_defense_learns_is_trained_kept_and_resumed(toy, tmp_path, own):
 
 
 def test_a_frozen_network_keeps_its_weights_and_the_parts_learn(toy, tmp_path, own):
-    with pytest.raises(RobustError, match="keeps its weights: --init"):
+    with pytest.raises(RobustError, match="keeps its weights: give it by --init"):
         finish(toy(defenses=[own("Before")]), tmp_path / "no")
     finish(toy(epochs=2), tmp_path / "first", out=tmp_path / "m.pt")
     spec = toy(defenses=[own("Before")], init=str(tmp_path / "m.pt"), seed=3)
@@ -136,12 +136,15 @@ def test_a_frozen_network_keeps_its_weights_and_the_parts_learn(toy, tmp_path, o
 
 
 def test_training_goes_on_with_what_the_same_defenses_have_learned(toy, tmp_path, own):
-    spec = toy(defenses=[BITS], epochs=1)
-    finish(spec, tmp_path / "first", out=tmp_path / "m.pt")
-    again = toy(defenses=[BITS], epochs=1, lr=1e-12, weight_decay=0.0, init=str(tmp_path / "m.pt"))
-    finish(again, tmp_path / "second")
+    gain = own("Gain")
+    finish(toy(defenses=[gain], epochs=1), tmp_path / "first", out=tmp_path / "m.pt")
+    again = toy(epochs=1, lr=1e-12, weight_decay=0.0, init=str(tmp_path / "m.pt"))
+    finish(dataclasses.replace(again, defenses=[gain]), tmp_path / "second")
     for name, value in weights(tmp_path / "second/model.pt").items():
         torch.testing.assert_close(value, weights(tmp_path / "m.pt")[name])
+    for name in ("0.0.weight", "0.0.bias"):
+        expected = parts(tmp_path / "m.pt")[name]
+        torch.testing.assert_close(parts(tmp_path / "second/model.pt")[name], expected)
 
 
 @pytest.mark.parametrize(
