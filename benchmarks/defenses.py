@@ -1,7 +1,7 @@
 """Every defense that hides gradients, answers at random or cleans its input, and what it gave.
 
-    python benchmarks/defenses.py [--bench PATH] [--data digits mnist] [--only NAME …] [--again]
-        [--cache runs/defenses] [--write docs/defenses.md]
+    python benchmarks/defenses.py [--bench PATH] [--data digits mnist] [--only NAME …]
+        [--again | --kept] [--cache runs/defenses] [--write docs/defenses.md]
 
 For each data set a small-cnn is trained naturally. Each registered defense of the families gradient
 masking, randomization and denoising is put around it, or, where it needs that, trained with it for
@@ -159,12 +159,14 @@ class Bench:
                     found += [(name, case) for case in given]
         return found
 
-    def row(self, name: str, case: Case, *, again: bool) -> Row:
-        """The row of a case."""
+    def row(self, name: str, case: Case, *, again: bool, kept: bool) -> Row | None:
+        """The row of a case; where only what is kept shall be shown, None if it is not."""
         text = case.text.replace("{teacher}", "…")
         file = self.cache / f"{text} {case.norm}{against(case)}.json"
         if file.exists() and not again:
             return Row(**json.loads(file.read_text()))
+        if kept:
+            return None
         began = time.perf_counter()
         path, how = self.model(name, case)
         trained = time.perf_counter()
@@ -229,7 +231,8 @@ class Bench:
         """Clean, naive and adaptive accuracy of the model in that file."""
         loaded = load_model(path, defenses=[case.text] if around else [])
         model = loaded.module
-        threat = Threat(case.norm, self.setting.eps[case.norm])
+        eps = self.setting.eps[case.norm]
+        threat = robust.Linf(eps) if case.norm == "linf" else robust.L2(eps)
         random = isinstance(model, Defended) and model.draws > 1
         count = self.setting.random_samples if random else self.setting.samples
         x, y = self.x[:count], self.y[:count]
@@ -306,10 +309,13 @@ def misses(rows: Sequence[Row]) -> list[str]:
 
 
 def title(data: str, rows: Sequence[Row], setting: Setting) -> str:
-    fewer = " or ".join(str(n) for n in sorted({row.samples for row in rows if row.random}))
+    counts, fewer = (
+        " or ".join(str(n) for n in sorted({row.samples for row in rows if row.random is random}))
+        for random in (False, True)
+    )
     return (
-        f"**{data}, L∞ {setting.eps['linf']:g}**, {setting.epochs} epochs, "
-        f"{rows[0].samples} test samples" + (f", {fewer} where random:" if fewer else ":")
+        f"**{data}, L∞ {setting.eps['linf']:g}**, {setting.epochs} epochs, {counts} test samples"
+        + (f", {fewer} where random:" if fewer else ":")
     )
 
 
@@ -319,6 +325,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=names("defenses"))
     parser.add_argument("--again", action="store_true", help="measure what is in the cache, too")
+    parser.add_argument("--kept", action="store_true", help="only show what is in the cache")
     parser.add_argument("--cache", type=Path, default=Path("runs/defenses"))
     parser.add_argument("--write", type=Path, help="a file with the two markers in it")
     options = parser.parse_args()
@@ -332,8 +339,10 @@ def main() -> None:
         rows = []
         for name, case in bench.cases(options.only):
             again = options.again and name != NATURAL
-            rows.append(bench.row(name, case, again=again))
-            last = rows[-1]
+            last = bench.row(name, case, again=again, kept=options.kept)
+            if last is None:
+                continue
+            rows.append(last)
             print(
                 f"{data:8}{last.text:38}{last.norm:6}clean {last.clean:5.1f}  naive "
                 f"{last.naive:5.1f}  adaptive {last.adaptive:5.1f}  "
