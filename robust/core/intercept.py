@@ -67,8 +67,10 @@ class _Replacing(TorchFunctionMode):
                 u, *rest = args
                 if kind == "relu":  # what is written in place may be all that the network reads
                     in_place = bool(given.pop("inplace", False))
-                    made = new(torch.relu, number, self.owner.training, u)
-                    return u.copy_(made) if in_place or func in RELU_IN_PLACE else made
+                    if not (in_place or func in RELU_IN_PLACE):
+                        return new(torch.relu, number, self.owner.training, u)
+                    # What takes the place may need its input for the backward: it gets a copy.
+                    return u.copy_(new(torch.relu, number, self.owner.training, u.clone()))
                 if func is _aten.addmm.default:  # addmm(bias, u, weight)
                     bias, u, *rest = args
                     func = _addmm

@@ -14,7 +14,7 @@ from robust.core.defended import GUESSED_DRAWS, Defended, answer_of, compose
 from robust.core.defense import Defense, Frame
 from robust.core.errors import RobustError
 from robust.core.goal import as_logits
-from robust.registry import build, find, name_of, parse_pairs
+from robust.registry import build, defense_label, find, name_of, parse_pairs
 
 from .building import import_function, user_code
 
@@ -37,15 +37,24 @@ def parse_defense(text: str) -> tuple[str, Defense]:
     if is_file_defense(name):
         return name, _from_file(name, {key: _literal(value) for key, value in values.items()})
     found: Defense = build(find("defenses", name), name, values)
-    return name, found
+    return name, _explained(found)
 
 
-def make_defense(record: Mapping[str, Any]) -> Defense:
+def make_defense(record: Mapping[str, Any], named: Sequence[tuple[str, Defense]] = ()) -> Defense:
     """{"name", "params"} → the defense, as a checkpoint names it. RobustError where it cannot be.
 
-    One of a file is not made: only the user may have that run.
+    named   what the user named: only he may have the code of a file run, and the parameters are
+            those of the record
     """
     name = str(record["name"])
+    theirs = [defense for other, defense in named if other == name]
+    if is_file_defense(name) and theirs:
+        if not any(defense.params in ({}, record["params"]) for defense in theirs):
+            raise RobustError(
+                f"made with {defense_label(record)}, not with the parameters that --with gives: "
+                f"pass --with {name}, and those of the checkpoint hold"
+            )
+        return _from_file(name, dict(record["params"]))
     if is_file_defense(name):
         raise RobustError(
             f"made with the defense {name}, which is not inside the file: pass --with {name} "
@@ -55,7 +64,7 @@ def make_defense(record: Mapping[str, Any]) -> Defense:
         k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in record["params"].items()
     }
     found: Defense = build(find("defenses", name), name, pairs)
-    return found
+    return _explained(found)
 
 
 def describe_defense(name: str, defense: Defense) -> dict[str, Any]:
@@ -91,7 +100,7 @@ def defend(
 def around(model: nn.Module, named: Sequence[tuple[str, Defense]], frame: Frame) -> Defended:
     """The same for parsed defenses and a frame."""
     names, defenses = [name for name, _ in named], [defense for _, defense in named]
-    guessed = any(isinstance(one, _Foreign) and one.guessed for one in defenses)
+    guessed = any(isinstance(one, _Foreign | _Unexplained) and one.guessed for one in defenses)
     defended = compose(model, defenses, names, frame, guessed=guessed)
     if guessed and defended.draws == 1 and answers_differ(defended, frame):
         defended.draws = GUESSED_DRAWS
@@ -134,12 +143,59 @@ def _from_file(name: str, values: dict[str, Any]) -> Defense:
         with user_code(f"{name} cannot be made of {values or 'no parameters'}"):
             thing = thing(**values)
         if isinstance(thing, Defense):
-            return thing
+            return _explained(thing)
         if not (hasattr(thing, "wrap") or callable(thing)):
             raise RobustError(f"{name} has no wrap(model), and no call that changes samples")
     elif values:
         raise RobustError(f"{name} is a function, which takes no parameters")
     return _Foreign(thing=thing, given=values)
+
+
+def _explained(defense: Defense) -> Defense:
+    """The same, or one that is attacked with guesses: somebody's, which has a wrap of its own and
+    leaves `expose` to the base, says nothing of how to attack it.
+    """
+    kind = type(defense)
+    ours = kind.__module__.startswith("robust.")
+    if ours or kind.wrap is Defense.wrap or kind.expose is not Defense.expose:
+        return defense
+    return _Unexplained(inner=defense)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unexplained(Defense):
+    """A defense of somebody's that leaves open how to attack it."""
+
+    guessed: ClassVar[bool] = True
+    inner: Defense
+
+    @property
+    def place(self) -> str:  # type: ignore[override]  # an instance's, after its defense
+        return self.inner.place or "input"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.inner.params
+
+    @property
+    def draws(self) -> int:
+        return self.inner.draws
+
+    def check(self, frame: Frame) -> None:
+        self.inner.check(frame)
+
+    def frame_behind(self, frame: Frame) -> Frame:
+        return self.inner.frame_behind(frame)
+
+    def parts(self, model: nn.Module, frame: Frame) -> nn.Module | None:
+        return self.inner.parts(model, frame)
+
+    def wrap(self, model: nn.Module, frame: Frame, parts: nn.Module | None = None) -> nn.Module:
+        return self.inner.wrap(model, frame, parts)
+
+    def expose(self, model: nn.Module, frame: Frame, parts: nn.Module | None = None) -> nn.Module:
+        bridge = _Bridge(model)
+        return _Guessed(self.inner.wrap(bridge, frame, parts), bridge)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,16 +125,15 @@ def _with_defenses(
     """The model with the defenses of its file around it, and in front of them those of `texts`."""
     info = loaded.info
     named = [parse_defense(text) for text in texts]
-    given = {name: defense for name, defense in named if is_file_defense(name)}
     own = []
     for record in info.defenses:
         name = str(record["name"])
         try:
-            own.append((name, given[name] if name in given else make_defense(record)))
+            own.append((name, make_defense(record, named)))
         except RobustError as error:
             raise RobustError(f"{info.path}: {error}") from error
     theirs = {name for name, _ in own}
-    named = [one for one in named if one[0] not in theirs or one[0] not in given]
+    named = [one for one in named if not (is_file_defense(one[0]) and one[0] in theirs)]
     if not named and not own:
         return loaded
     if info.shape is None or info.num_classes is None:

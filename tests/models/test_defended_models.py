@@ -14,8 +14,12 @@ from robust.core.rng import seeded
 from robust.models import build, defend, load_model, save_checkpoint, save_defended
 
 OWN = """
+from dataclasses import dataclass
+
 import torch
 from torch import nn
+
+from robust.core.defense import Defense
 
 def steps(x):
     return (x * 3).round() / 3
@@ -45,6 +49,26 @@ class Adding(nn.Module):
 
     def forward(self, x):
         return self.model((x + self.sigma * torch.randn_like(x)).detach())
+
+@dataclass(frozen=True, kw_only=True)
+class Typed(Defense):
+    levels: int = 2
+    place = "input"
+
+    def wrap(self, model, frame, parts=None):
+        return Rounding(model, self.levels)
+
+class Told(Typed):
+    def expose(self, model, frame, parts=None):
+        return model
+
+class Rounding(nn.Module):
+    def __init__(self, model, levels):
+        super().__init__()
+        self.model, self.levels = model, levels
+
+    def forward(self, x):
+        return self.model((x * self.levels).round() / self.levels)
 
 class Nothing:
     pass
@@ -280,8 +304,32 @@ def test_code_of_a_file_runs_only_when_it_is_named(m_pt, own, tmp_path):
     save_defended(out, load_model(m_pt, defenses=[f"{own}:Noisy,sigma=0.3"]))
     with pytest.raises(RobustError, match="pass --with .*own.py:Noisy"):
         load_model(out)
-    found = load_model(out, defenses=[f"{own}:Noisy,sigma=0.3"])
-    assert found.info.defenses == ({"name": f"{own}:Noisy", "params": {"sigma": 0.3}},)
+    for text in ("Noisy", "Noisy,sigma=0.3"):  # the parameters are those that it was made with
+        found = load_model(out, defenses=[f"{own}:{text}"])
+        assert found.info.defenses == ({"name": f"{own}:Noisy", "params": {"sigma": 0.3}},)
+        assert found.module.model.sigma == 0.3
+    with pytest.raises(RobustError, match="made with .*sigma=0.3, not with the parameters"):
+        load_model(out, defenses=[f"{own}:Noisy,sigma=0.2"])
+
+
+def test_a_defense_of_ones_own_without_expose_is_guessed(net, own, x):
+    defended = defend(net, f"{own}:Typed,levels=3", shape=SHAPE, num_classes=10)
+    at = (x * 3).round() / 3
+    assert defended.guessed
+    assert torch.equal(gradient(defended.exposed, x), gradient(net, at))
+    assert not defend(net, f"{own}:Told", shape=SHAPE, num_classes=10).guessed
+
+
+def test_memory_that_ran_out_is_no_missing_gradient(x):
+    class Greedy(nn.Module):
+        def forward(self, x):
+            if x.requires_grad:
+                raise torch.OutOfMemoryError("out of memory")
+            return x.flatten(1)
+
+    defended = Defended(Greedy(), Greedy())
+    with pytest.raises(torch.OutOfMemoryError):
+        defended(x.clone().requires_grad_())
 
 
 @pytest.mark.parametrize(
