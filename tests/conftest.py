@@ -46,6 +46,7 @@ def checkpoint(digits_net, tmp_path_factory) -> Path:
         classes=[str(i) for i in range(10)],
         data={"source": "digits", "split": "test"},
         threat={"norm": "linf", "eps": 0.1, "low": 0.0, "high": 1.0},
+        extra={"validation": {"source": "digits", "split": "held-out", "fraction": 0.2}},
     )
     return path
 

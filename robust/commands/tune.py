@@ -1,7 +1,6 @@
 """What `robust tune` does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,26 +139,18 @@ def _around(given: frozenset[str], options: Mapping[str, Any]) -> tuning.Around:
 
 
 def _samples(given: frozenset[str], options: Mapping[str, Any], loaded: Loaded) -> DataSpec:
-    """What trials are judged by: what is named, else the validation part of the data that the
-    checkpoint was trained on. Its test split is left for `robust attack`, whose figure shall not be
-    that of the best of many tries."""
+    """What trials are judged by: what is named, else the validation data of the training that made
+    the checkpoint. Its test data are left for `robust attack`, whose figure shall not be that of
+    the best of many tries."""
     info = loaded.info
     named = options["data"] if "data" in given else options["validation"]
-    if named is None and info.data is None:
+    if named is None and info.extra.get("validation") is None:
         raise RobustError(
-            f"{info.path} does not say which data it is for: say by which samples trials are "
-            "judged, --data DATA"
+            f"{info.path} does not say which samples it was chosen by: say by which trials are to "
+            "be judged, --data DATA, and leave those of `robust attack` out of them"
         )
     known = data_spec(loaded, named, None, options["box"] if "box" in given else None)
-    if named is not None or known.held:
-        return known
-    return replace(
-        known,
-        source=known.source.removesuffix(":test"),
-        split="held-out",
-        fraction=options["val_fraction"],
-        seed=int(info.extra.get("seed", 0)),
-    )
+    return DataSpec.from_dict(info.extra["validation"]) if named is None else known
 
 
 def _results(done: tuning.TuneDone, objective: str, report: str) -> None:

@@ -101,10 +101,10 @@ class Augment:
         else:
             side, area = self._pixels("cutout"), self.frame.shape[1] * self.frame.shape[2]
             share = min(1.0, side**2 / area)
-            middle = self.frame.own(torch.tensor(0.5)).item()
             made = augmentation.RandomErasing(
-                scale=(share, share), ratio=(1.0, 1.0), value=middle, p=1.0
+                scale=(share, share), ratio=(1.0, 1.0), value=0.5, p=1.0
             )
+            return self.frame.own(made(self.frame.unit(x)))  # it knows values in [0, 1] alone
         changed: Tensor = made(x)
         return changed
 

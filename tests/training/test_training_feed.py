@@ -140,6 +140,13 @@ def test_cutout_takes_out_a_square():
     assert torch.equal(rows * columns, counts)
 
 
+def test_cutout_erases_with_the_middle_of_the_range():
+    x = torch.rand(10, 1, 12, 12) * 3
+    for low, high in ((0.0, 255.0), (-3.0, 1.0)):
+        erased = changed("cutout:4", low + x * (high - low) / 10, low, high)
+        assert ((erased - (low + high) / 2).abs() < 1e-4).flatten(1).sum(1).float().mean() > 12
+
+
 def test_mixup_mixes_samples_and_their_losses_by_the_same_share():
     x, y = torch.eye(8), torch.arange(8)
     augment = Augment(parse_augment(["mixup:1"]), Frame((8,), 8))

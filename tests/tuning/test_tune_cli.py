@@ -55,8 +55,8 @@ def test_defenses_around_a_model_are_tuned_on_validation_samples(run, checkpoint
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "r/run.json").read_text())
     data = record["spec"]["subject"]["data"]
-    # The checkpoint names the test split: that is left for the attack.
-    assert (data["source"], data["split"]) == ("digits", "held-out")
+    # The checkpoint names the test split, too: that is left for the attack.
+    assert (data["source"], data["split"], data["fraction"]) == ("digits", "held-out", 0.2)
     assert record["spec"]["subject"]["samples"] == 40
     assert record["spec"]["search"][0]["name"] == "bit-depth.bits"
     assert "bit-depth around m.pt" in (tmp_path / "r/report.html").read_text()
