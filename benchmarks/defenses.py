@@ -221,6 +221,8 @@ class Bench:
             lr=2e-3,
             weight_decay=0.0,
             eps_scale=1.0,
+            # Without it MNIST stays at chance. A frozen classifier needs none.
+            eps_warmup=0.0 if frozen or case.adv == "none" else 0.3 * self.setting.epochs,
             val_limit=100,
         )
         for _ in train(spec, folder=out.with_suffix(""), out=out, resume=True):
