@@ -67,7 +67,8 @@ class Denoiser(InputDefense):
         return _Guided(denoiser=self, inner=AdversarialTraining(attack=attack))
 
     def parts(self, model: nn.Module, frame: Frame) -> nn.Module:
-        return UNet(frame.shape[0], self.width)
+        device = next((p.device for p in model.parameters()), None)
+        return UNet(frame.shape[0], self.width).to(device)
 
     def transform(self, x: Tensor, frame: Frame, parts: nn.Module | None = None) -> Tensor:
         assert parts is not None

@@ -232,15 +232,19 @@ class Shard:
 
         Of a random model the share of draws that its worst point does not fool: that candidate, or
         the clean sample, which is wrong most often in the draws of `trial`. What that comes to is
-        told by others, for a share that won a comparison flatters the winner.
+        told by others, for a share that won a comparison flatters the winner. A target that is
+        reached is another thing than a wrong class: there the clean sample must be right and, in
+        another draw, the candidate not of the target class.
         """
         correct = self.prediction == self.labels
+        aimed = self.targets >= 0
         left = self.right.copy() if self.random else correct.astype(np.float64)
-        wrong = 1 - self.trial if self.random else ~correct
+        wrong = np.where(aimed, 0.0, 1 - self.trial) if self.random else ~correct
         for rows in attacks:
             fooled = rows.trial if self.random else rows.success
             worse = fooled > wrong[rows.rows]
             at = rows.rows[worse]
             wrong[at] = fooled[worse]
-            left[at] = 1 - rows.fooled[worse] if self.random else 0.0
+            kept = 1 - rows.fooled[worse] if self.random else 0.0
+            left[at] = np.where(aimed[at], self.right[at] * kept, kept) if self.random else 0.0
         return left

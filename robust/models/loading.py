@@ -138,7 +138,7 @@ def _with_defenses(
         return loaded
     if info.shape is None or info.num_classes is None:
         raise RobustError(f"{info.path} does not say the shape of its samples: give --data")
-    low, high = info.box or (box[0] or 0.0, 1.0 if box[1] is None else box[1])
+    low, high = _range(info, box)
     frame = Frame(info.shape, info.num_classes, low, high)
     defended = around(loaded.module, [*named, *own], frame)
     shift = len(named)  # parts are named by the number of their defense
@@ -149,6 +149,20 @@ def _with_defenses(
     defended.requires_grad_(False)
     records = tuple(defended.records)
     return Loaded(defended, replace(info, defenses=records, box=(low, high)), loaded.net)
+
+
+def _range(info: ModelInfo, given: tuple[float | None, float | None]) -> tuple[float, float]:
+    """The range of samples: what the file says of it, else what was given, else [0, 1]."""
+    threat = info.threat or {}
+    known = info.box or (threat.get("low"), threat.get("high"))
+    if None in known:
+        return given[0] or 0.0, 1.0 if given[1] is None else given[1]
+    if given not in ((None, None), tuple(known)):
+        raise RobustError(
+            f"--range {given[0]:g},{given[1]:g} is not the checkpoint's: {info.path} takes values "
+            f"in [{known[0]:g}, {known[1]:g}]"
+        )
+    return float(known[0]), float(known[1])  # type: ignore[arg-type]
 
 
 def _number(key: str) -> int:

@@ -198,7 +198,8 @@ class _Run:
     def _row(self, epoch: int, sums: "Sums") -> Row:
         """What an epoch has come to."""
         learner = self.learner
-        learner.average.after_epoch(epoch > self.spec.epochs - self.spec.swa)
+        with seeded(self.spec.seed, "average", epoch):  # BatchNorm looks through random defenses
+            learner.average.after_epoch(epoch > self.spec.epochs - self.spec.swa)
         count = self.feed.count
         row: Row = {
             "epoch": epoch,

@@ -206,6 +206,18 @@ def test_further_defenses_come_in_front(m_pt, x, tmp_path):
         load_model(second, defenses=["saturation"])
 
 
+def test_the_range_is_that_of_the_training(net, x, tmp_path):
+    path = tmp_path / "m.pt"
+    threat = {"norm": "linf", "eps": 0.1, "low": -1.0, "high": 3.0}
+    save_checkpoint(path, net, arch="small-cnn", shape=SHAPE, num_classes=10, threat=threat)
+    loaded = load_model(path, defenses=["bit-depth,bits=1"])
+    at = 4 * x - 1
+    assert torch.equal(loaded.module(at), net(torch.where(at > 1, 3.0, -1.0)))
+    assert loaded.info.box == (-1.0, 3.0)
+    with pytest.raises(RobustError, match="--range 0,1 is not the checkpoint's"):
+        load_model(path, defenses=["bit-depth"], low=0.0, high=1.0)
+
+
 def test_an_older_version_does_not_read_past_defenses(m_pt, tmp_path):
     out = tmp_path / "d.pt"
     save_defended(out, load_model(m_pt, defenses=["bit-depth"]))
