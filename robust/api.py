@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robust.reports.html import render, render_training
 from robust.reports.summary import Report
+from robust.reports.training import nothing_learned
 
 from . import evaluation as engine
 from .core.attack import Attack, check_batch
@@ -92,8 +93,10 @@ def evaluate(
         raise RobustError(
             "resume needs a model with parameters: a plain function cannot be told from another"
         )
-    loaded = with_chance(as_oracle(in_memory(module), access), source, device, access)
-    named = parse_attacks_and_instances(attacks, threat.norm, access, targeted is not None)
+    aimed = targeted is not None
+    named = parse_attacks_and_instances(attacks, threat.norm, access, aimed)
+    loaded = as_oracle(in_memory(module), access)
+    loaded = with_chance(loaded, source, device, access, named, threat, targeted=aimed)
     white_box = access == "gradient" and not stand_ins
     chosen = attacks_for(loaded.module, named, view, white_box=white_box)
     spec = plan(
@@ -201,4 +204,4 @@ def write_training_report(path: Path) -> Path:
     return page
 
 
-__all__ = ["conclude", "evaluate", "write_report", "write_training_report"]
+__all__ = ["conclude", "evaluate", "nothing_learned", "write_report", "write_training_report"]

@@ -14,7 +14,7 @@ from torch import nn
 
 from robust.cli import main
 
-COMMANDS = ["train", "attack", "report", "list"]
+COMMANDS = ["train", "attack", "defend", "certify", "tune", "report", "list"]
 
 
 def flat(text):

@@ -34,13 +34,14 @@ from .options import Numbers, model_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @model_options
 def defend(**options: Any) -> None:
-    """Put defenses around a model and write a checkpoint that holds both.
+    """Put defenses around a model, in a file that holds both.
 
     A sample meets them in the order in which they are named. `robust attack` measures what they
     give, naively and by an attacker who knows of them.
 
     \b
-    robust defend --model m.pt --with jpeg,quality=75 --with resize-pad --out defended.pt
+    robust defend --model m.pt --with jpeg,quality=75 --with resize-pad \\
+        --out defended.pt
     robust attack --model defended.pt
     """
     from robust.commands.defend import run_defend

@@ -85,14 +85,15 @@ _SHARED = [param for param in train.params if param.name not in _OWN]
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def tune(ctx: click.Context, /, **options: Any) -> None:
-    """Search the parameters of a training, or of defenses around a model.
+    """Search parameters of a training, or of defenses of a model.
 
     Every option of `robust train` says here what all trials have in common. The report shows clean
     against robust accuracy of all of them.
 
     \b
     robust tune --adv pgd --search lr=0.01:0.3:log --search adv.steps=3:10
-    robust tune --defense bit-depth --adv pgd --search bit-depth.bits=2:6 --trials 12
+    robust tune --defense bit-depth --adv pgd --search bit-depth.bits=2:6 \\
+        --trials 12
     robust tune --model m.pt --with jpeg --search jpeg.quality=10:95
     """
     from robust.commands.tune import run_tune

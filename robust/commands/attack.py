@@ -54,7 +54,7 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
     surrogates = [load_surrogate(text, source.shape, options) for text in options["surrogates"]]
     for one in (loaded, *surrogates):
         one.module.to(device)
-    loaded = with_chance(loaded, source, device, access)
+    loaded = with_chance(loaded, source, device, access, named, threat, targeted=targeted)
     white_box = access == "gradient" and not surrogates
     attacks = attacks_for(loaded.module, named, options["view"], white_box=white_box)
     _recall(runs, loaded, options)
