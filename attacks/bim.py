@@ -24,6 +24,7 @@ class BIM(Attack):
     step_size       length of a step in the threat's norm, in the units of x; None: eps / steps
     """
 
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted", "label-sets"})
     paper: ClassVar[str] = "1607.02533"
     steps: int = 10
     step_size: float | None = None

@@ -28,6 +28,7 @@ class FGSM(Attack):
     """
 
     norms: ClassVar[frozenset[str]] = frozenset(THREATS)
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted", "label-sets"})
     paper: ClassVar[str] = "1412.6572"
     loss: Literal["ce", "margin", "dlr"] = "ce"
     random_start: bool = False

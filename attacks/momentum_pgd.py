@@ -27,6 +27,7 @@ class MomentumPGD(Attack):
     random_start    start at a random point of the ball instead of x
     """
 
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted", "label-sets"})
     paper: ClassVar[str] = "1710.06081"
     steps: int = 20
     step_size: float | None = None

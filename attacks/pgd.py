@@ -27,6 +27,7 @@ class PGD(Attack):
     random_start    start at a random point of the ball instead of x
     """
 
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted", "label-sets"})
     paper: ClassVar[str] = "1706.06083"
     steps: int = 40
     step_size: float | None = None

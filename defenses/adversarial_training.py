@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robust.core.attack import Attack
 from robust.core.errors import RobustError
 from robust.core.fitted import Fitted
-from robust.core.goal import Goal
+from robust.core.goal import leaving
 from robust.core.threat import Threat
 from robust.core.trainer import OnPoints, Task
 from robust.core.victim import Victim
@@ -70,6 +70,6 @@ class AdversarialTraining(OnPoints):
             return x
         # The order of a batch is random already: its first samples are a random choice.
         victim = Victim(seen, count, self.attack.access, x.device)
-        goal = Goal(task.y[:count], persist=True)
+        goal = leaving(task.y[:count], persist=True)
         x_adv = self.attack.search(victim, x[:count], goal, task.threat, task.rng)
         return torch.cat([x_adv, x[count:]]) if count < len(x) else x_adv

@@ -83,6 +83,7 @@ def render_training(
         model=run.get("model") or {},
         best=best,
         best_key=best_key,
+        figure=training.figure_name(best_key),
         last=last,
         weakest=training.weakest(last, names),
         curves=training.curves(epochs, history),

@@ -18,6 +18,12 @@ HISTORY = [
     ("val_accuracy", "validation accuracy", "percent"),
     ("val_robust_accuracy", "validation accuracy under attack", "percent"),
     ("val_fgsm_accuracy", "validation accuracy under FGSM", "percent"),
+    ("val_jaccard", "validation Jaccard index", "percent"),
+    ("val_robust_jaccard", "validation Jaccard index under attack", "percent"),
+    ("val_fgsm_jaccard", "validation Jaccard index under FGSM", "percent"),
+    ("val_hamming", "validation Hamming loss", "percent"),
+    ("val_robust_hamming", "validation Hamming loss under attack", "percent"),
+    ("val_fgsm_hamming", "validation Hamming loss under FGSM", "percent"),
     ("seconds", "seconds", "seconds"),
 ]
 
@@ -27,12 +33,20 @@ def has(history: Sequence[Mapping[str, Any]], key: str) -> bool:
 
 
 def best(history: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, str]:
-    """The epoch with the best robust validation accuracy; without any, the best clean one."""
-    for key in ("val_robust_accuracy", "val_accuracy"):
+    """The epoch with the best robust validation accuracy, for sets of labels with the best robust
+    Jaccard index; without any, the best clean one."""
+    for key in ("val_robust_jaccard", "val_robust_accuracy", "val_accuracy"):
         rows = [r for r in history if r.get(key) is not None and math.isfinite(r[key])]
         if rows:
             return max(rows, key=lambda row: float(row[key])), key
     return None, ""
+
+
+def figure_name(key: str) -> str:
+    """What the best epoch is told by, as a sentence names it."""
+    if key == "val_robust_jaccard":
+        return "robust Jaccard index"
+    return "robust accuracy" if key == "val_robust_accuracy" else "accuracy"
 
 
 def class_names(spec: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -97,6 +111,21 @@ def curves(epochs: Sequence[int], history: Sequence[Mapping[str, Any]]) -> list[
                 ("val_fgsm_accuracy", "validation, FGSM"),
             ],
         ),
+        *(
+            (
+                title,
+                y_name,
+                [
+                    (f"val_{key}", "validation"),
+                    (f"val_robust_{key}", "validation, attacked"),
+                    (f"val_fgsm_{key}", "validation, FGSM"),
+                ],
+            )
+            for title, y_name, key in (
+                ("Jaccard index", "Jaccard index", "jaccard"),
+                ("Hamming loss", "Hamming loss", "hamming"),
+            )
+        ),
         ("Learning rate", "learning rate", [("lr", "learning rate")]),
         ("Radius trained on", "ε", [("eps", "ε")]),
     ]
@@ -113,7 +142,7 @@ def curves(epochs: Sequence[int], history: Sequence[Mapping[str, Any]]) -> list[
             )
         if not series or (title == "Radius trained on" and len(set(series[0].values)) == 1):
             continue
-        share = y_name == "accuracy"
+        share = y_name in ("accuracy", "Jaccard index", "Hamming loss")
         ends = "; ".join(f"{s.name} ends at {_last(s):.3g}" for s in series)
         out.append(
             {

@@ -213,6 +213,12 @@ class TrainProgress:
 
 
 def _figures(row: dict[str, Any]) -> str:
+    if "val_jaccard" in row:
+        return (
+            f"loss {row['train_loss']:.3f}  validation Jaccard: clean {row['val_jaccard']:.1%}, "
+            f"robust {row['val_robust_jaccard']:.1%}; Hamming: {row['val_hamming']:.1%}, "
+            f"{row['val_robust_hamming']:.1%}"
+        )
     return (
         f"loss {row['train_loss']:.3f}  validation: clean {row['val_accuracy']:.1%}, "
         f"robust {row['val_robust_accuracy']:.1%}"
@@ -255,13 +261,27 @@ def training_results(done: training.TrainDone, out: str, report: str) -> None:
     console = Console(highlight=False, markup=False)
     row = done.row
     early = ", stopped early" if done.stopped_early else ""
+    sets = "val_jaccard" in row
+    if sets:
+        figures = (
+            f"validation Jaccard index {row['val_jaccard']:.1%}, robust "
+            f"{row['val_robust_jaccard']:.1%}; Hamming loss {row['val_hamming']:.1%}, robust "
+            f"{row['val_robust_hamming']:.1%}; whole sets right {row['val_accuracy']:.1%}, robust "
+            f"{row['val_robust_accuracy']:.1%}"
+        )
+    else:
+        figures = (
+            f"validation accuracy {row['val_accuracy']:.1%}, robust "
+            f"{row['val_robust_accuracy']:.1%}"
+        )
     console.print(
         f"{done.epochs} epochs in {duration(done.seconds)}{early}; best is epoch {row['epoch']}: "
-        f"validation accuracy {row['val_accuracy']:.1%}, robust {row['val_robust_accuracy']:.1%}"
+        + figures
     )
     console.print(f"model: {out}", soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
-    console.print(f"next: robust attack --model {out}", soft_wrap=True)
+    if not sets:
+        console.print(f"next: robust attack --model {out}", soft_wrap=True)
 
 
 def attack_results(report: Any, where: str | None) -> None:

@@ -96,7 +96,7 @@ def open_file(options: Mapping[str, Any]) -> Loaded:
         shape = source.shape
         classes = classes or (_classes(source) if onnx or options["defenses"] else None)
     low, high = options["box"] or (None, None)
-    return load_model(
+    loaded = load_model(
         text,
         arch=options["arch"],
         shape=shape,
@@ -109,6 +109,18 @@ def open_file(options: Mapping[str, Any]) -> Loaded:
         low=low,
         high=high,
     )
+    return _of_classes(loaded)
+
+
+def _of_classes(loaded: Loaded) -> Loaded:
+    """The model itself. RobustError for one that gives sets of labels."""
+    if loaded.info.extra.get("multi_label"):
+        raise RobustError(
+            f"{loaded.info.path} was trained on sets of labels (--multi-label): only training "
+            "measures those; attacks, certificates and defenses around finished models want one "
+            "class per sample"
+        )
+    return loaded
 
 
 def _given_data(options: Mapping[str, Any]) -> DataSpec:
@@ -145,7 +157,7 @@ def load_surrogate(text: str, shape: tuple[int, ...], options: Mapping[str, Any]
                 "probabilities=true"
             ) from error
     try:
-        return load_model(path, shape=shape, **own)
+        return _of_classes(load_model(path, shape=shape, **own))
     except NoArchitecture as error:
         if options["arch"] is None:
             raise RobustError(
@@ -153,7 +165,7 @@ def load_surrogate(text: str, shape: tuple[int, ...], options: Mapping[str, Any]
                 f"--surrogate {path},arch=NAME"
             ) from error
     lacking = {key: options[key] for key in ("arch", "mean", "std")}
-    return load_model(path, shape=shape, **{**lacking, **own})
+    return _of_classes(load_model(path, shape=shape, **{**lacking, **own}))
 
 
 def data_spec(

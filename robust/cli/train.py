@@ -72,6 +72,12 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     metavar="DATA",
     help="digits, x.npz, x.h5, a folder of images by class, x.parquet, hf:NAME.",
 )
+@click.option(
+    "--multi-label",
+    is_flag=True,
+    help="Labels are sets: y is (n, K) of 0 and 1, in .npz or HDF5. One sigmoid per label, binary "
+    "cross-entropy; the best epoch is that of the highest robust Jaccard index.",
+)
 @click.option("--extra", metavar="DATA", help="More samples to train on, synthetic ones, say.")
 @click.option(
     "--extra-fraction",

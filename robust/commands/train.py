@@ -76,7 +76,10 @@ def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpe
     low, high = options["box"]
 
     def data(source: str | None, split: str | None = None) -> dict[str, Any] | None:
-        return None if source is None else DataSpec(source, split, low=low, high=high).to_dict()
+        if source is None:
+            return None
+        sets = options["multi_label"]
+        return DataSpec(source, split, low=low, high=high, multi_label=sets).to_dict()
 
     digits = options["data"].partition(":")[0] == "digits"
     eps = options["eps"]

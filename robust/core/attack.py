@@ -65,8 +65,9 @@ class Attack(ABC):
 
     The fields are the configuration: the CLI's parameters, the JSON record and the resume hash come
     from them. A subclass states `access` (what it asks of the model), `norms` (the threats it
-    answers), `goals` (untargeted, targeted or both), `images` (it needs samples of shape (channels,
-    height, width)), `least_classes`, `minimal` (it looks for the smallest perturbation, whatever
+    answers), `goals` (untargeted, targeted or both; "label-sets", too, where loss and goal are all
+    that it knows of labels), `images` (it needs samples of shape (channels, height, width)),
+    `least_classes`, `minimal` (it looks for the smallest perturbation, whatever
     the threat's eps) and `paper` (arXiv id), and writes `search`.
     """
 

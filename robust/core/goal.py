@@ -1,6 +1,6 @@
 """The goal: what counts as success."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -53,6 +53,53 @@ class Goal:
         and an answer with NaN satisfies none.
         """
         return self.satisfied(logits.argmax(1)) & ~logits.isnan().any(1)
+
+
+@dataclass(frozen=True)
+class LabelSet(Goal):
+    """Get some label of a set wrong, and as many of them as may be.
+
+    A model of label sets has a sigmoid for each label, and says that a sample has those whose
+    logits are above 0. Success is a matter of degree, so this goal always persists: a search goes
+    on after the first label is wrong.
+
+    labels      int64 (n, K): 1 where the sample has the label, else 0
+    """
+
+    targeted: bool = field(default=False, init=False)
+    persist: bool = field(default=True, init=False)
+    towards: Tensor | None = field(default=None, init=False)
+
+    def __getitem__(self, rows: Tensor) -> "LabelSet":
+        return LabelSet(self.labels[rows])
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """> 0 where some label is wrong: by how much the worst of them is, (n, K) → (n,)."""
+        return torch.where(self.labels == 1, -logits, logits).amax(1)
+
+    def satisfied(self, predicted: Tensor) -> Tensor:
+        """Whether predicted sets, int64 (n, K), differ from the true ones: bool (n,)."""
+        return (predicted != self.labels).any(1)
+
+    def reached(self, logits: Tensor) -> Tensor:
+        """Whether the predicted set is wrong: bool (n,). A logit of 0 says that the label is not
+        there, and an answer with NaN reaches nothing.
+        """
+        return self.satisfied((logits > 0).long()) & ~logits.isnan().any(1)
+
+
+def leaving(y: Tensor, *, persist: bool = False) -> Goal:
+    """The untargeted goal for true labels y: classes int64 (n,), or sets of labels int64 (n, K),
+    for which it always persists.
+    """
+    return LabelSet(y) if y.dim() == 2 else Goal(y, persist=persist)
+
+
+def predicted_right(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the predicted class is the true one, or every label of the set: bool (n,)."""
+    if y.dim() == 2:
+        return ((logits > 0) == (y == 1)).all(1)
+    return logits.argmax(1) == y
 
 
 def without(logits: Tensor, labels: Tensor) -> Tensor:

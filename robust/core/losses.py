@@ -1,18 +1,32 @@
 """Losses of an attack: higher is nearer to the goal. Per sample, unreduced: (n, K), goal → (n,)."""
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from .goal import Goal
+from .goal import Goal, LabelSet
 from .victim import Loss
 
 
 def ce(logits: Tensor, goal: Goal) -> Tensor:
-    """Cross-entropy with the true class; minus cross-entropy with the class to arrive at."""
+    """Cross-entropy with the true class; minus cross-entropy with the class to arrive at. For sets
+    of labels the binary one, see `bce`."""
+    if isinstance(goal, LabelSet):
+        return bce(logits, goal.labels)
     if goal.towards is not None:
         return -cross_entropy(logits, goal.towards, reduction="none")
     value = cross_entropy(logits, goal.labels, reduction="none")
     return -value if goal.targeted else value
+
+
+def bce(logits: Tensor, y: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of a sigmoid per label, the mean over labels: (n, K), (n, K) → (n,).
+
+    y           which labels a sample has: 0, 1, or a probability between
+    pos_weight  (K,), what the presence of each label weighs, its absence weighing 1
+    """
+    return binary_cross_entropy_with_logits(
+        logits, y.to(logits.dtype), pos_weight=pos_weight, reduction="none"
+    ).mean(1)
 
 
 def margin(logits: Tensor, goal: Goal) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from robust.core.errors import RobustError
 
 from .base import Batch, Ids, Source, Subset, check_ids
-from .pixels import Pixels, chunks, class_ids
+from .pixels import Pixels, chunks, class_ids, label_sets
 
 X_NAMES = ("x", "images", "data", "image", "x_train", "x_test", "img", "features", "audio")
 Y_NAMES = ("y", "labels", "target", "label", "y_train", "y_test", "targets")
@@ -71,8 +71,10 @@ class ArraySource(Source):
         classes: Sequence[str] | None = None,
         top: int | None = None,
         last: bool | None = None,
+        multi_label: bool = False,
     ) -> None:
         """name, keys: what errors call the file and its two arrays. digest: the fingerprint.
+        multi_label: y holds sets of labels, (n, K) of 0 and 1.
 
         Raises RobustError for types and shapes that do not fit, and for pixels outside the box:
         all of x is checked here, before anything is made of it.
@@ -88,7 +90,8 @@ class ArraySource(Source):
             raise RobustError(
                 f"{name}: {x_key} has {rows.shape[0]} samples, but {y_key} has {len(y)}"
             )
-        self._y = class_ids(y, y_key, name)
+        self.multi_label = multi_label
+        self._y = (label_sets if multi_label else class_ids)(y, y_key, name)
         self.classes = tuple(classes) if classes else None
         self._pixels.check(self._chunks())
 

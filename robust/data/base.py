@@ -24,7 +24,7 @@ class Batch:
 
     ids  int64 (n,), each sample's stable position in the whole source
     x    float32 (n, *shape) in [low, high]
-    y    int64 (n,)
+    y    int64 (n,), or 0 and 1, int64 (n, K), where labels are sets
     """
 
     ids: Tensor
@@ -38,12 +38,14 @@ class Source(ABC):
     shape    one sample, channels first
     classes  the names of the classes, if the source has them
     low, high  the box that holds every x
+    multi_label  labels are sets: 0 and 1 for each of K labels, in place of one class
     """
 
     shape: tuple[int, ...]
     classes: tuple[str, ...] | None
     low: float
     high: float
+    multi_label: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -54,7 +56,7 @@ class Source(ABC):
 
     @abstractmethod
     def labels(self) -> NDArray[np.int64]:
-        """Every label, in the order of `ids`, without decoding pixels."""
+        """Every label (n,) or set (n, K), in the order of `ids`, without decoding pixels."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -80,6 +82,7 @@ class Subset(Source):
         self._ids = ids
         self.shape, self.classes = base.shape, base.classes
         self.low, self.high = base.low, base.high
+        self.multi_label = base.multi_label
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -71,10 +71,19 @@ def _header(
     return shape, dtype
 
 
-def open_npz(path: Path, name: str, split: str | None, low: float, high: float) -> Source:
+def open_npz(
+    path: Path,
+    name: str,
+    split: str | None,
+    low: float,
+    high: float,
+    *,
+    multi_label: bool = False,
+) -> Source:
     """x and y of a .npz archive, compressed or not. Object arrays are refused, never unpickled.
 
     x is copied, block by block, to an unnamed temporary file, from which rows are read.
+    multi_label: y holds sets of labels.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -100,6 +109,7 @@ def open_npz(path: Path, name: str, split: str | None, low: float, high: float) 
         name=name,
         digest=cache(lambda: hash_files([path])),
         keys=keys,
+        multi_label=multi_label,
     )
 
 
@@ -136,8 +146,19 @@ class HDF5Rows:
             ) from error
 
 
-def open_hdf5(path: Path, name: str, split: str | None, low: float, high: float) -> Source:
-    """x and y at the top of an HDF5 file. Links, and data kept in other files, are refused."""
+def open_hdf5(
+    path: Path,
+    name: str,
+    split: str | None,
+    low: float,
+    high: float,
+    *,
+    multi_label: bool = False,
+) -> Source:
+    """x and y at the top of an HDF5 file. Links, and data kept in other files, are refused.
+
+    multi_label: y holds sets of labels.
+    """
     import h5py
 
     file: Any = None
@@ -153,6 +174,7 @@ def open_hdf5(path: Path, name: str, split: str | None, low: float, high: float)
             name=name,
             digest=cache(lambda: hash_files([path])),
             keys=keys,
+            multi_label=multi_label,
         )
     except Exception as error:
         if file is not None:

@@ -48,7 +48,9 @@ def open_data(spec: DataSpec) -> Source:
     range. Local files are read without the network.
     """
     name, split = _split(spec)
-    if name == "digits":
+    if spec.multi_label:
+        source = _open_label_sets(name, split, spec)
+    elif name == "digits":
         source = open_digits(split or ("train" if spec.held else None), spec.low, spec.high)
     elif name.startswith("hf:"):
         source = open_hub(name[3:], split, spec.low, spec.high, held=spec.held)
@@ -73,6 +75,28 @@ def _split(spec: DataSpec) -> tuple[str, str | None]:
     if split not in (None, spec.split):
         raise RobustError(f"{spec.source} names the split {split}, but {spec.split} was asked for")
     return name, spec.split
+
+
+def _open_label_sets(name: str, split: str | None, spec: DataSpec) -> Source:
+    path = Path(name).expanduser()
+    if name == "digits" or name.startswith("hf:") or path.is_dir() or glob.has_magic(name):
+        raise RobustError(_no_sets(name))
+    if not path.exists():
+        raise RobustError(_missing(name))
+    try:
+        reader = {".npz": open_npz, "HDF5": open_hdf5}.get(_kind(path, name))
+        if reader is None:
+            raise RobustError(_no_sets(name))
+        return reader(path, name, split, spec.low, spec.high, multi_label=True)
+    except OSError as error:
+        raise RobustError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def _no_sets(name: str) -> str:
+    return (
+        f"{name} has one class per sample: --multi-label takes sets of labels, y (n, K) of 0 and "
+        "1, from .npz or HDF5"
+    )
 
 
 def _open_path(name: str, split: str | None, low: float, high: float) -> Source:

@@ -145,9 +145,11 @@ def class_ids(raw: NDArray[Any], key: str, name: str) -> NDArray[np.int64]:
         ones = raw == 1
         wrong = ~((ones | (raw == 0)).all(1) & (ones.sum(1) == 1))
         if wrong.any():
+            sets = bool((ones | (raw == 0)).all())
             raise RobustError(
                 f"{what} has shape {raw.shape}, but sample {int(np.argmax(wrong))} is not one-hot: "
                 "give one class number per sample"
+                + (", or train on sets of labels with --multi-label" if sets else "")
             )
         hot: NDArray[np.int64] = np.argmax(ones, axis=1).astype(np.int64)
         return hot
@@ -168,3 +170,29 @@ def class_ids(raw: NDArray[Any], key: str, name: str) -> NDArray[np.int64]:
             "classes are counted from 0"
         )
     return labels
+
+
+def label_sets(raw: NDArray[Any], key: str, name: str) -> NDArray[np.int64]:
+    """Sets of labels as int64 (n, K ≥ 2) of 0 and 1: which of K labels each sample has.
+
+    Raises RobustError for anything else, with its sample.
+    """
+    what = f"{key} in {name}"
+    if raw.ndim != 2 or raw.dtype.kind not in "iufb":
+        raise RobustError(
+            f"{what} has type {raw.dtype} and shape {raw.shape}: --multi-label wants 0 or 1 for "
+            "each label of each sample, (n, K)"
+        )
+    if raw.shape[1] < 2:
+        raise RobustError(
+            f"{what} has shape {raw.shape}: one label is a matter of two classes: drop "
+            "--multi-label"
+        )
+    odd = ~((raw == 0) | (raw == 1)).all(1)
+    if odd.any():
+        first = int(np.argmax(odd))
+        values = raw[first][(raw[first] != 0) & (raw[first] != 1)]
+        raise RobustError(
+            f"{what} has a value of {values[0]:g} for sample {first}: --multi-label wants 0 or 1"
+        )
+    return raw.astype(np.int64)

@@ -21,6 +21,7 @@ class DataSpec:
     fraction  what part goes to "held-out"
     seed      of the hold-out
     low, high the box: integer pixels are scaled into it, float ones must lie inside
+    multi_label  labels are sets, (n, K) of 0 and 1: .npz and HDF5 only
     """
 
     source: str
@@ -29,6 +30,7 @@ class DataSpec:
     seed: int = 0
     low: float = 0.0
     high: float = 1.0
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -44,8 +46,12 @@ class DataSpec:
         return self.split in ("held-in", "held-out")
 
     def to_dict(self) -> dict[str, Any]:
-        """The record, for JSON."""
-        return dataclasses.asdict(self)
+        """The record, for JSON. Without `multi_label` where it is off, as records from before there
+        were label sets are, so that their hashes stay."""
+        record = dataclasses.asdict(self)
+        if not self.multi_label:
+            del record["multi_label"]
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "DataSpec":

@@ -22,6 +22,7 @@ class Data:
     """What a run trains and validates on, and the DataSpec for attacks to come.
 
     extra    the second source of what is trained on
+    judged   the DataSpec of the validation data
     """
 
     train: Source
@@ -29,6 +30,7 @@ class Data:
     attack: DataSpec
     num_classes: int
     extra: Source | None = None
+    judged: DataSpec | None = None
 
 
 def open_all(spec: TrainSpec) -> Data:
@@ -60,7 +62,7 @@ def open_all(spec: TrainSpec) -> Data:
         more = DataSpec.from_dict(spec.extra)
         extra = _split(more, "train") or open_data(more)
         _refuse_misfits("extra", extra, train, count)
-    return Data(train, validation, attack, count, extra)
+    return Data(train, validation, attack, count, extra, validation_spec)
 
 
 def _split(spec: DataSpec, split: str) -> Source | None:
@@ -72,9 +74,14 @@ def _split(spec: DataSpec, split: str) -> Source | None:
 
 def _classes(spec: TrainSpec, train: Source, validation: Source) -> int:
     labels = train.labels()
+    if spec.multi_label and bool((labels == labels[0]).all()):
+        raise RobustError(
+            f"all {len(labels)} training samples have the same set of labels: there is nothing to "
+            "tell apart"
+        )
     if labels.min() < 0:
         raise RobustError(f"labels must be at least 0; the training data have {labels.min()}")
-    if labels.min() == labels.max():
+    if not spec.multi_label and labels.min() == labels.max():
         raise RobustError(
             f"all {len(labels)} training samples are of class {labels[0]}: "
             "there is nothing to tell apart"
@@ -89,7 +96,10 @@ def _classes(spec: TrainSpec, train: Source, validation: Source) -> int:
             f"the data lie in [{train.low:g}, {train.high:g}], but the threat's box is "
             f"[{threat['low']:g}, {threat['high']:g}]"
         )
-    count = max(int(labels.max()) + 1, len(train.classes or ()))
+    if spec.multi_label:
+        count = int(labels.shape[1])
+    else:
+        count = max(int(labels.max()) + 1, len(train.classes or ()))
     _refuse_misfits("validation", validation, train, count)
     return count
 
@@ -101,6 +111,12 @@ def _refuse_misfits(name: str, other: Source, train: Source, count: int) -> None
             f"training samples of shape {train.shape} in [{train.low:g}, {train.high:g}]"
         )
     labels = other.labels()
+    if train.multi_label:
+        if labels.shape[1] != count:
+            raise RobustError(
+                f"{name} samples have {labels.shape[1]} labels, but the training data have {count}"
+            )
+        return
     if labels.min() < 0 or labels.max() >= count:
         raise RobustError(
             f"{name} labels go from {labels.min()} to {labels.max()}, but the training data have "

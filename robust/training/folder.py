@@ -40,6 +40,12 @@ SCALARS = {
     "val_robust_loss": "loss/validation_robust",
     "val_robust_accuracy": "accuracy/validation_robust",
     "val_fgsm_accuracy": "accuracy/validation_fgsm",
+    "val_hamming": "hamming_loss/validation",
+    "val_robust_hamming": "hamming_loss/validation_robust",
+    "val_fgsm_hamming": "hamming_loss/validation_fgsm",
+    "val_jaccard": "jaccard/validation",
+    "val_robust_jaccard": "jaccard/validation_robust",
+    "val_fgsm_jaccard": "jaccard/validation_fgsm",
     "seconds": "seconds",
 }
 
@@ -163,7 +169,8 @@ class TrainFolder:
 
     def _log(self, row: Row) -> None:
         for key, tag in SCALARS.items():
-            self._board.add_scalar(tag, row[key], row["epoch"])
+            if key in row:
+                self._board.add_scalar(tag, row[key], row["epoch"])
         self._board.flush()
 
 

@@ -7,7 +7,7 @@ import torch
 from robust.core.attack import Attack
 from robust.core.defended import Defended
 from robust.core.errors import RobustError
-from robust.core.goal import Goal, as_logits
+from robust.core.goal import as_logits, leaving
 from robust.core.rng import generator, seeded
 from robust.core.threat import Threat
 from robust.core.victim import Victim
@@ -16,6 +16,7 @@ from robust.registry import label, parse_attack
 
 from .adv import make_attack, parse_adv
 from .data import Samples
+from .label_sets import FIGURES, jaccard
 from .spec import TrainSpec
 
 # The model answers single-step attacks and no longer multi-step ones (2001.03994, section 5.4;
@@ -65,7 +66,8 @@ class Guard:
     """Looks at a few samples that are held back, several times in an epoch.
 
     A look is FGSM and a short PGD on few samples. What it suspects is looked at again, on more of
-    them with the attack that validation uses. best is the highest accuracy that looks saw.
+    them with the attack that validation uses. best is the highest accuracy that looks saw. For sets
+    of labels the Jaccard index takes the place of accuracy.
     """
 
     def __init__(self, spec: TrainSpec, model: Defended, samples: Samples, threat: Threat) -> None:
@@ -84,25 +86,33 @@ class Guard:
     def look(self, epoch: int, step: int) -> str | None:
         """What is wrong, in half a line; None where nothing is, and then `best` may grow."""
         with seeded(self.spec.seed, "look", epoch, step), frozen(self.model), torch.no_grad():
-            fgsm, robust = self._accuracies(parse_attack(_QUICK), _FEW)
+            fgsm, robust = self._figures(parse_attack(_QUICK), _FEW)
             if not collapsed(fgsm, robust, self.best):
                 self.best = max(self.best, robust)
                 return None
-            fgsm, robust = self._accuracies(make_attack(self.spec.val_attack), _MANY)
-            return said(fgsm, robust, self.best) if collapsed(fgsm, robust, self.best) else None
+            fgsm, robust = self._figures(make_attack(self.spec.val_attack), _MANY)
+            if not collapsed(fgsm, robust, self.best):
+                return None
+            return said(fgsm, robust, self.best, sets=self.spec.multi_label)
 
-    def _accuracies(self, attack: Attack, count: int) -> tuple[float, float]:
+    def _figures(self, attack: Attack, count: int) -> tuple[float, float]:
         x, y, found = self.x[:count], self.y[:count], []
         for search in (parse_attack("fgsm"), attack):
             victim = Victim(self.model.exposed, len(x), search.access, x.device)
             # The same points to start from in every look, so that their figures compare.
             rng = generator(self.spec.seed, "look")
-            at = search.search(victim, x, Goal(y), self.threat, rng)
-            right = as_logits(self.model(at), len(x)).argmax(1) == y
-            found.append(float(right.double().mean()))
+            at = search.search(victim, x, leaving(y), self.threat, rng)
+            logits = as_logits(self.model(at), len(x))
+            if self.spec.multi_label:
+                found.append(jaccard(y.cpu().numpy(), (logits > 0).long().cpu().numpy()))
+            else:
+                found.append(float((logits.argmax(1) == y).double().mean()))
         return found[0], found[1]
 
 
-def said(fgsm: float, robust: float, best: float) -> str:
-    """The figures of a collapse, in half a line."""
-    return f"accuracy {fgsm:.0%} under FGSM but {robust:.0%} under PGD, which was {best:.0%} before"
+def said(fgsm: float, robust: float, best: float, *, sets: bool = False) -> str:
+    """The figures of a collapse, in half a line; sets: they are Jaccard indices."""
+    return (
+        f"{FIGURES[sets][1]} {fgsm:.0%} under FGSM but {robust:.0%} under PGD, "
+        f"which was {best:.0%} before"
+    )

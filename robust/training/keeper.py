@@ -9,9 +9,12 @@ from .averaging import deployed
 from .data import Data
 from .folder import Row, TrainFolder
 from .guard import collapsed, said
+from .label_sets import FIGURES
 from .learner import Learner
 from .spec import TrainSpec
 
+# Columns of a row that only sets of labels have, and their checkpoints tell.
+SETS = ("val_hamming", "val_robust_hamming", "val_jaccard", "val_robust_jaccard")
 REFRESH = 60.0  # seconds after which model.pt and best.pt are written in mid-run
 
 
@@ -23,20 +26,23 @@ class Keeper:
     ) -> None:
         self.spec, self.data, self.folder, self.learner = spec, data, folder, learner
         self.measured = measured  # validation samples
+        self.figure = FIGURES[spec.multi_label][0]
         self.refreshed = time.perf_counter()
 
     @property
     def highest(self) -> dict[str, float]:
-        """The highest validation accuracies so far."""
+        """The highest validation accuracies, or Jaccard indices, so far."""
         old = self.folder.state
-        return old["highest"] if old else {"val_accuracy": 0.0, "val_robust_accuracy": 0.0}
+        names = (f"val_{self.figure}", f"val_robust_{self.figure}")
+        return old["highest"] if old else dict.fromkeys(names, 0.0)
 
     def problem(self, row: Row) -> str | None:
         """What is wrong with an epoch, in half a line."""
-        best = self.highest["val_robust_accuracy"]
-        fgsm, robust = row["val_fgsm_accuracy"], row["val_robust_accuracy"]
-        attacked = self.learner.trainer.attacks
-        return said(fgsm, robust, best) if attacked and collapsed(fgsm, robust, best) else None
+        best = self.highest[f"val_robust_{self.figure}"]
+        fgsm, robust = row[f"val_fgsm_{self.figure}"], row[f"val_robust_{self.figure}"]
+        if not (self.learner.trainer.attacks and collapsed(fgsm, robust, best)):
+            return None
+        return said(fgsm, robust, best, sets=self.spec.multi_label)
 
     def keep(self, row: Row, told: list[str], looks_best: float, seconds: float) -> bool:
         """Add the alarms to the row, compare it with the best one, and commit the epoch: whether it
@@ -77,9 +83,10 @@ class Keeper:
     def _better(self, row: Row, old: Row, highest: dict[str, float]) -> bool:
         """Early stopping (2002.11569) on validation accuracy, robust accuracy where the run trains
         against an attack. Accuracies within one standard error of the highest so far are not told
-        apart: of those epochs, the one of lower loss is the better."""
+        apart: of those epochs, the one of lower loss is the better. For sets of labels it is the
+        Jaccard index, whose standard error is at most that of an accuracy."""
         kind = "val_robust" if self.learner.trainer.attacks else "val"
-        accuracy, loss = f"{kind}_accuracy", f"{kind}_loss"
+        accuracy, loss = f"{kind}_{self.figure}", f"{kind}_loss"
         top = highest[accuracy]
         least = top - math.sqrt(top * (1 - top) / self.measured)
         if row[accuracy] < least:
@@ -122,8 +129,11 @@ class Keeper:
                     "epoch": row["epoch"],
                     "val_accuracy": row["val_accuracy"],
                     "val_robust_accuracy": row["val_robust_accuracy"],
+                    **({"multi_label": True} if self.spec.multi_label else {}),
+                    **{key: row[key] for key in SETS if key in row},
                     "rollbacks": state.get("rollbacks", []),
                     "seed": self.spec.seed,
+                    "validation": self.data.judged.to_dict() if self.data.judged else None,
                     "spec_hash": self.spec.hash,
                 },
                 defended=network.defended,

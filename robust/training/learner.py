@@ -9,11 +9,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from robust.core.goal import predicted_right
 from robust.core.threat import Threat
 from robust.models import load_model
 
 from .averaging import Average
-from .criterion import Criterion
+from .criterion import make_criterion
 from .data import Data, Samples
 from .network import Autocast, freeze, make_network, make_optimizer
 from .spec import TrainSpec, eps_at, lr_at
@@ -34,7 +35,7 @@ class Learner:
         self.free = self.network.free()
         self.optimizer = make_optimizer(spec, self.free)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
-        self.criterion: nn.Module = Criterion(spec, data).to(device)
+        self.criterion = make_criterion(spec, data).to(device)
         self.average = Average(self.network, self.still, spec.ema, spec.swa)
         defended = self.network.defended
         self.model = Autocast(defended.model, device.type, spec.precision)
@@ -99,7 +100,7 @@ class Learner:
             self.scaler.update()
             self.average.after_update(result.x_adv, passed >= spec.epochs - spec.swa)
             losses += result.loss.detach() * len(x)
-            hits += (result.logits.argmax(1) == y).sum()
+            hits += predicted_right(result.logits, y).sum()
             updates += 1
         return losses / updates, hits / updates
 

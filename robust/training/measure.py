@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from robust.core.attack import Attack
 from robust.core.defended import Defended
-from robust.core.goal import Goal, as_logits
+from robust.core.goal import as_logits, leaving
+from robust.core.losses import ce
 from robust.core.rng import generator
 from robust.core.threat import Threat
 from robust.core.victim import Victim
@@ -18,6 +18,7 @@ from robust.preflight import frozen
 from robust.registry import parse_attack
 
 from .data import Samples, cut
+from .label_sets import set_columns
 
 
 def measure(
@@ -33,6 +34,9 @@ def measure(
 ) -> dict[str, Any]:
     """The validation columns of a row: mean losses (cross-entropy), accuracies, confusions.
 
+    Of sets of labels the loss is binary cross-entropy, the accuracy that of whole sets, and in
+    place of confusions there are Hamming losses and Jaccard indices.
+
     The attack goes on after success, as it does in training: the robust loss is that of the
     strongest point it found. FGSM starts at the sample itself. Both search on what an adaptive
     attacker sees, one draw a step, and what counts is what the model answers.
@@ -41,6 +45,7 @@ def measure(
     losses = {name: torch.zeros((), dtype=torch.float64) for name in points}
     predicted: dict[str, list[Tensor]] = {name: [] for name in points}
     labels = []
+    sets = samples.source.multi_label
     with frozen(model), torch.no_grad():
         chunks = cut(torch.arange(len(samples)), batch_size)
         for number, (x, y) in enumerate(samples.stream(chunks)):
@@ -50,19 +55,25 @@ def measure(
                 if search is not None:
                     victim = Victim(model.exposed, len(x), search.access, x.device)
                     rng = generator(seed, name, number)
-                    at = search.search(victim, x, Goal(y, persist=True), threat, rng)
+                    at = search.search(victim, x, leaving(y, persist=True), threat, rng)
                 logits = as_logits(model(at), len(x))
-                losses[name] += cross_entropy(logits.double(), y, reduction="sum").cpu()
-                predicted[name].append(logits.argmax(1).cpu())
+                losses[name] += ce(logits.double(), leaving(y)).sum().cpu()
+                answer = (logits > 0).long() if sets else logits.argmax(1)
+                predicted[name].append(answer.cpu())
     y_true = torch.cat(labels).numpy()
     y_pred = {name: torch.cat(parts).numpy() for name, parts in predicted.items()}
-    accuracy = {name: float((y_true == pred).mean()) for name, pred in y_pred.items()}
-    return {
+    right = {name: y_true == pred for name, pred in y_pred.items()}
+    accuracy = {name: float((v.all(1) if sets else v).mean()) for name, v in right.items()}
+    columns = {
         "val_loss": float(losses["clean"]) / len(y_true),
         "val_accuracy": accuracy["clean"],
         "val_robust_loss": float(losses["robust"]) / len(y_true),
         "val_robust_accuracy": accuracy["robust"],
         "val_fgsm_accuracy": accuracy["fgsm"],
+    }
+    if sets:
+        return columns | set_columns(y_true, y_pred)
+    return columns | {
         "val_class_accuracies": class_accuracies(y_true, y_pred["clean"], num_classes),
         "val_robust_class_accuracies": class_accuracies(y_true, y_pred["robust"], num_classes),
         "confusion": confusion(y_true, y_pred["clean"], num_classes),

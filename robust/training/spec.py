@@ -15,6 +15,7 @@ from robust.registry import parse_attack
 
 from .adv import describe_attack, make_attack, parse_adv
 from .augment import parse_augment
+from .label_sets import refuse
 from .trainer import Named, choose_trainer, make_defenses
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -33,7 +34,8 @@ _LATER = (
 class TrainSpec:
     """Everything that decides the weights; on a CPU, two runs with equal specs agree bit for bit.
 
-    data            DataSpec of what is trained on: the train split, where the source has one
+    data            DataSpec of what is trained on: the train split, where the source has one. Its
+                    `multi_label` decides that the run is about sets of labels
     validation      DataSpec of separate validation data; None: `val_fraction` of `data` is held out
     test            DataSpec that `robust attack` takes by default; None: the source's test split,
                     where it has one, else the validation data
@@ -213,6 +215,22 @@ class TrainSpec:
                     f"{name} learns before a network that keeps its weights: give it by --init"
                 )
         make_attack(self.val_attack).check(Threat(**self.threat))
+        sources = {"validation": self.validation, "extra": self.extra, "test": self.test}
+        if self.multi_label:
+            refuse(
+                adv=self.adv,
+                val_attack=self.val_attack,
+                augment=self.augment,
+                defenses=self.named(),
+                data=sources,
+            )
+        elif any(record and record.get("multi_label") for record in sources.values()):
+            raise RobustError("--data has one class per sample, but other data have sets of labels")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels are sets, as `data` says."""
+        return bool(self.data.get("multi_label"))
 
     def defense(self) -> Defense:
         """The defense that trains. RobustError where its attack does not answer the threat."""

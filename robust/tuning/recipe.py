@@ -39,6 +39,8 @@ class Recipe:
     def __init__(self, spec: TrainSpec) -> None:
         """Opens the data, so that they are known to be there and to stay the same."""
         spec.check()
+        if spec.multi_label:
+            raise RobustError("--multi-label is for robust train: tuning judges by classes only")
         self.spec = dataclasses.replace(spec, fingerprints=fingerprints(spec, open_all(spec)))
 
     @property
