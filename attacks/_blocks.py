@@ -10,7 +10,7 @@ from robust.core.threat import Ball
 
 from ._minimal import wide
 
-FAILED = "were reached at no distance: no direction that was tried leads to the goal"
+FAILED = "reached at no distance: no direction that was tried leads to the goal"
 
 
 class Blocks:

@@ -116,11 +116,11 @@ class Auto(Attack):
             if expected < worth and _passes(pool) > free:
                 pool.say(
                     pool.rows,
-                    "were left when another round promised too little to be seen in the 95% "
+                    "left when another round promised too little to be seen in the 95% "
                     "interval",
                 )
                 return
-        pool.say(pool.rows, f"were left after {_ROUNDS} rounds, the most there are")
+        pool.say(pool.rows, f"left after {_ROUNDS} rounds, the most there are")
 
 
 class _Restarts:

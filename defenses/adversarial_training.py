@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robust.core.attack import Attack
+from robust.core.discover import registered
 from robust.core.errors import RobustError
 from robust.core.fitted import Fitted
 from robust.core.goal import leaving
@@ -35,7 +36,7 @@ class AdversarialTraining(OnPoints):
         "nothing with pgd, inside its ball; one step of fgsm may teach it to mask gradients "
         "(catastrophic overfitting, 2001.03994), which attacks of several steps find out"
     )
-    reserved: ClassVar[Mapping[str, str]] = {"attack": "it is what `robust train --adv` names"}
+    reserved: ClassVar[Mapping[str, str]] = {"attack": "`robust train --adv pgd` asks for it"}
     attack: Attack | None
     mix: float = 1.0
 
@@ -44,7 +45,7 @@ class AdversarialTraining(OnPoints):
             raise RobustError(f"mix is a share from 0 to 1, not {self.mix:g}")
         if self.attack is None:
             return
-        name = type(self.attack).__name__
+        name = registered(type(self.attack))
         if self.attack.minimal:
             raise RobustError(
                 f"{name} looks for the smallest perturbation, and training wants the worst point "

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from robust.core.defense import Criterion, Step
+from robust.core.discover import registered
 from robust.core.errors import RobustError
 from robust.core.threat import Threat
 from robust.core.trainer import OnPoints, Task, Trainer, evaluating, unmarked
@@ -35,7 +36,7 @@ class AWP(Trainer):
     paper: ClassVar[str] = "2004.05884"
     claims: ClassVar[str] = "a flatter loss over weights, and so robustness that generalises better"
     reserved: ClassVar[Mapping[str, str]] = {
-        "around": "what `robust train --adv` names, with --awp GAMMA"
+        "around": "`robust train --adv pgd --awp 0.005` asks for it"
     }
     around: OnPoints
     gamma: float = 0.005
@@ -45,7 +46,7 @@ class AWP(Trainer):
         if not isinstance(self.around, OnPoints):
             raise RobustError(
                 "--awp wants training that searches points and then takes their loss, such as pgd, "
-                f"n-fgsm, trades or mart, and {type(self.around).__name__} does not"
+                f"n-fgsm, trades or mart, and {registered(type(self.around))} does not"
             )
 
     @property

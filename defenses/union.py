@@ -30,7 +30,7 @@ class Union(OnPoints):
     paper: ClassVar[str] = "1904.13000"
     claims: ClassVar[str] = "robust inside every one of several balls, if less so in each"
     reserved: ClassVar[Mapping[str, str]] = {
-        "around": "what `robust train --adv` names",
+        "around": "`robust train --adv pgd --also l2:1.5` asks for it",
         "threats": "those of --eps and of --also NORM:EPS",
     }
     around: OnPoints

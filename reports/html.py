@@ -86,6 +86,8 @@ def render_training(
         figure=training.figure_name(best_key),
         last=last,
         weakest=training.weakest(last, names),
+        judged_by=training.judged_by(spec),
+        nothing_learned=training.nothing_learned(best or {}),
         curves=training.curves(epochs, history),
         history=history,
         columns=[(k, name, kind) for k, name, kind in training.HISTORY if training.has(history, k)],

@@ -29,6 +29,7 @@ def scatter(
     x_text: Callable[[float], str] = "{:g}".format,
     y_text: Callable[[float], str] = "{:g}".format,
     x_ticks: Sequence[float] | None = None,
+    y_ticks: Sequence[float] | None = None,
     front: Sequence[tuple[float, float]] = (),
     height: float = HEIGHT,
 ) -> Markup:
@@ -40,10 +41,10 @@ def scatter(
     if not points:
         return Markup('<p class="empty">No values were recorded.</p>')
     xs, ys = [p.x for p in points], [p.y for p in points]
-    y_ticks = nice_ticks(min(ys), max(ys), 5 if height > 150 else 2)
+    y_ticks = y_ticks or nice_ticks(min(ys), max(ys), 5 if height > 150 else 2)
     x_ticks = x_ticks or nice_ticks(min(xs), max(xs), 5)
     x0, x1 = min(*xs, x_ticks[0]), max(*xs, x_ticks[-1])
-    low, high = y_ticks[0], y_ticks[-1]
+    low, high = min(*ys, y_ticks[0]), max(*ys, y_ticks[-1])
     words = [y_text(tick) for tick in y_ticks]
     left, bottom = 10 + CHAR * max(map(len, words)), height - BELOW
     inner = left + 6  # a dot at the edge is whole

@@ -75,6 +75,33 @@ def is_average(name: str) -> bool:
     return name == "accuracy" or name.endswith(" avg")
 
 
+def nothing_learned(row: Mapping[str, Any]) -> str | None:
+    """What is to be said of an epoch whose validation accuracy needs no look at the samples: that
+    of naming the largest class. None where there is more, or classes were not counted.
+    """
+    counts = [sum(line) for line in row.get("confusion") or ()]
+    accuracy = row.get("val_accuracy")
+    if accuracy is None or not sum(counts):
+        return None
+    largest = max(counts) / sum(counts)
+    if accuracy > largest + 1e-9:
+        return None
+    return (
+        f"Nothing was learned: {text.percent(accuracy)} of the validation samples are right, and "
+        f"always naming the largest class has {text.percent(largest)}. A lower --lr, more --epochs "
+        "or a longer --eps-warmup may help."
+    )
+
+
+def judged_by(spec: Mapping[str, Any]) -> str:
+    """ "pgd with 10 steps": the attack of the validation; "" where the options do not say it."""
+    attack = spec.get("val_attack")
+    name = attack_name(attack)
+    params = attack.get("params") if isinstance(attack, Mapping) else None
+    steps = (params or {}).get("steps")
+    return f"{name} with {text.plural(steps, 'step')}" if steps else name
+
+
 def attack_name(adv: Any) -> str:
     """ "pgd" of the option "pgd" or {"name": "pgd", …}; "" for natural training."""
     name = str(adv.get("name", "")) if isinstance(adv, Mapping) else str(adv or "")

@@ -189,9 +189,21 @@ def _trade_off(trials: Trials) -> Markup:
         y_name="robust accuracy",
         x_text=_fine_percent,
         y_text=_fine_percent,
+        x_ticks=_share_ticks([row["clean"] for row in order]),
+        y_ticks=_share_ticks([row["robust"] for row in order]),
         front=front,
         height=260,
     )
+
+
+def _share_ticks(values: Sequence[float]) -> list[float] | None:
+    """Round shares that enclose these, none above 1. None where there is nothing to enclose."""
+    if not values:
+        return None
+    ticks = charts.nice_ticks(min(values), max(values))
+    # Where all are 100 %, that leaves one, and an axis has two ends.
+    inside = [tick for tick in ticks if tick <= 1 + 1e-9]
+    return inside if len(inside) > 1 else [0.5, 1.0]
 
 
 def _fine_percent(value: float) -> str:
@@ -213,10 +225,18 @@ def _effect(trials: Trials, axis: Mapping[str, Any]) -> dict[str, Any]:
             return _shown(choices[round(place)])
 
     else:
-        scale = Scale(axis["low"], axis["high"]) if axis["log"] else None
+        # The baseline may lie outside of what is searched: the axis holds it all the same.
+        known = [float(row["values"][name]) for row in rows]
+        if axis["log"]:
+            known = [value for value in known if value > 0]
+        low, high = min([axis["low"], *known]), max([axis["high"], *known])
+        scale = Scale(low, high) if axis["log"] else None
         places = [(r, scale(r["values"][name]) if scale else r["values"][name]) for r in rows]
-        inside = charts.nice_ticks(axis["low"], axis["high"])
-        ticks = scale.ticks if scale else [t for t in inside if axis["low"] <= t <= axis["high"]]
+        ticks = scale.ticks if scale else charts.nice_ticks(low, high)
+        if not scale:
+            ticks = [t for t in ticks if low <= t <= high]
+        if axis["whole"]:
+            ticks = [t for t in ticks if float(scale.back(t) if scale else t).is_integer()]
 
         def words(place: float) -> str:
             return f"{scale.back(place) if scale else place:.3g}"
@@ -235,6 +255,7 @@ def _effect(trials: Trials, axis: Mapping[str, Any]) -> dict[str, Any]:
             x_text=words,
             y_text=_fine_percent,
             x_ticks=ticks,
+            y_ticks=_share_ticks([row["value"] for row in rows]),
             height=170,
         ),
     }

@@ -24,6 +24,7 @@ from .core.outcome import Shard
 from .core.victim import Ledger
 
 _PLAIN_INTERVAL = 5.0  # seconds between plain progress lines
+_SILENCE = 10.0  # seconds after which what happens within a shard gets a line, too
 
 
 def duration(seconds: float) -> str:
@@ -34,6 +35,11 @@ def duration(seconds: float) -> str:
     if not minutes:
         return f"{rest} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plain(note: str) -> str:
+    """A note of a report, its shares written as all others on the console: "95.0%"."""
+    return note.replace("\u202f%", "%")
 
 
 def folded(label: str, width: int = 30) -> str:
@@ -58,6 +64,7 @@ class AttackProgress:
         self.correct = self.robust = 0.0
         self.tallies: dict[str, _Tally] = {}
         self.running: tuple[str, int, Ledger] | None = None
+        self.happened = ""  # within the shard that is not measured yet
         self.began = time.monotonic()
 
     def on(self, event: engine.Event) -> None:
@@ -67,8 +74,13 @@ class AttackProgress:
                 self.tallies = {name: _Tally() for name in event.attacks}
             case engine.AttackStarted():
                 self.running = (event.attack, event.given, event.ledger)
+                self.happened = f"{event.attack} begins on {_samples(event.given)}"
             case engine.AttackDone():
                 self.running = None
+                self.happened = (
+                    f"{event.attack} broke {event.broken} of {_samples(event.given)} "
+                    f"in {duration(event.seconds)}"
+                )
                 if event.attack in self.tallies:
                     tally = self.tallies[event.attack]
                     tally.given += event.given
@@ -76,6 +88,7 @@ class AttackProgress:
                     tally.seconds += event.seconds
             case engine.ShardDone():
                 self._count(event.shard)
+                self.happened = ""
 
     def _count(self, shard: Shard) -> None:
         self.measured += len(shard)
@@ -102,7 +115,10 @@ class AttackProgress:
     def worth_a_line(self, event: engine.Event, since: float) -> bool:
         """Whether a log that last had a line `since` seconds ago should get one now."""
         last = self.earlier + self.measured == self.total
-        return isinstance(event, engine.ShardDone) and (last or since >= _PLAIN_INTERVAL)
+        if isinstance(event, engine.ShardDone):
+            return last or since >= _PLAIN_INTERVAL
+        within = isinstance(event, engine.AttackStarted | engine.AttackDone)
+        return within and since >= _SILENCE
 
     def line(self) -> str:
         """One plain line."""
@@ -112,6 +128,8 @@ class AttackProgress:
                 f"{self._since}clean {self.correct / self.measured:.1%}",
                 f"robust {self.robust / self.measured:.1%}",
             ]
+        if self.happened:
+            parts.append(self.happened)
         parts.append(duration(self.elapsed))
         if self.left:
             parts.append(f"about {duration(self.left)} left")
@@ -150,6 +168,10 @@ class AttackProgress:
             unit = "queries" if asks else "forwards"
             parts.append(Text(f"{name} on {given} samples: {spent:,.0f} {unit} each", style="dim"))
         return Group(*parts)
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' * (count != 1)}"
 
 
 class TrainProgress:
@@ -256,8 +278,11 @@ def follow(events: Iterable[Any], progress: Any, *, quiet: bool) -> Iterator[Any
             yield event
 
 
-def training_results(done: training.TrainDone, out: str, report: str) -> None:
-    """What a finished training run has made, on stdout."""
+def training_results(
+    done: training.TrainDone, out: str, report: str, following: str, note: str | None = None
+) -> None:
+    """What a finished training run has made, on stdout, what is to be said of it, and the command
+    that comes next."""
     console = Console(highlight=False, markup=False)
     row = done.row
     early = ", stopped early" if done.stopped_early else ""
@@ -278,10 +303,12 @@ def training_results(done: training.TrainDone, out: str, report: str) -> None:
         f"{done.epochs} epochs in {duration(done.seconds)}{early}; best is epoch {row['epoch']}: "
         + figures
     )
+    if note:
+        console.print(f"note: {plain(note)}", style="bold yellow")
     console.print(f"model: {out}", soft_wrap=True)
     console.print(f"report: {report}", soft_wrap=True)
     if not sets:
-        console.print(f"next: robust attack --model {out}", soft_wrap=True)
+        console.print(f"next: {following}", soft_wrap=True)
 
 
 def attack_results(report: Any, where: str | None) -> None:
@@ -329,6 +356,6 @@ def attack_results(report: Any, where: str | None) -> None:
         console.print(f"asked the model {oracle['asked']:,} times in all{known}{price}")
     for note in report.notes:
         style = "bold yellow" if note == report.false_security_words else "yellow"
-        console.print(f"note: {note}", style=style)
+        console.print(f"note: {plain(note)}", style=style)
     if where:
         console.print(f"report: {where}", soft_wrap=True)

@@ -314,7 +314,7 @@ class Evaluation:
         if len(searched) < len(rows):
             spent = torch.ones(len(rows), dtype=torch.bool, device=self.device)
             spent[searched] = False
-            victim[spent].remark("had no query left and were not searched")
+            victim[spent].remark("had no query left for a search")
         seconds = time.perf_counter() - began
         result = verify(
             self.model, name, rows, x, x_adv, goal, threat, victim,

@@ -19,7 +19,7 @@ from .core.adaptive import Adaptive
 from .core.attack import Attack
 from .core.combinator import Combinator
 from .core.defense import Defense
-from .core.discover import class_in, files
+from .core.discover import class_in, files, registered
 from .core.eot import EOT
 from .core.errors import RobustError
 from .core.protocols import autoattack
@@ -142,9 +142,7 @@ def _inner(thing: object) -> object:
 def name_of(thing: object) -> str:
     """The registered name of an attack or defense instance; else the name of its class."""
     cls = type(_inner(thing))
-    if cls.__module__.startswith(("robust.attacks.", "robust.defenses.")):
-        return cls.__module__.rpartition(".")[2].replace("_", "-")
-    return _third_party.get(cls, cls.__name__)
+    return _third_party.get(cls) or registered(cls)
 
 
 def parse_attacks(
@@ -264,9 +262,9 @@ def build(cls: type[Any], name: str, values: dict[str, str]) -> Any:
         needed = field.default is field.default_factory is dataclasses.MISSING
         if needed and field.name not in values:
             why = getattr(cls, "reserved", {}).get(field.name)
-            raise RobustError(
-                f"{name} needs {field.name}=…{f': {why}' if why else ', which has no default'}"
-            )
+            if why:
+                raise RobustError(f"{name} is not to be named by itself: {why}")
+            raise RobustError(f"{name} needs {field.name}=…, which has no default")
     return cls(**{key: _convert(key, text, known[key]) for key, text in values.items()})
 
 

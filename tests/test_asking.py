@@ -407,9 +407,7 @@ def test_an_attack_that_finds_no_query_left_says_so():
     later = report.attacks[1]
     assert later["given"] == len(X)
     assert later["queries"] == 0
-    assert later["remarks"] == [
-        {"text": "had no query left and were not searched", "samples": len(X)}
-    ]
+    assert later["remarks"] == [{"text": "had no query left for a search", "samples": len(X)}]
 
 
 def test_an_attack_that_is_given_nothing_leaves_a_report():

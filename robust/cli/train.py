@@ -15,7 +15,7 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     metavar="NAME[,KEY=VALUE…]",
     help="The attack to train against: pgd (7 steps), fgsm (random start), any other of "
     "`robust list attacks`; n-fgsm, free, trades or mart; or none: natural training.  "
-    "[default: pgd; with --defense none]",
+    "[default: pgd; with --defense none, but for a denoiser]",
 )
 @click.option(
     "--also",
@@ -56,7 +56,8 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
     multiple=True,
     metavar="NAME[,KEY=VALUE…]",
     help="Repeatable, in the order in which a sample meets them: defenses around the network "
-    "while it is trained and after (`robust list defenses`). Without --adv training is natural.",
+    "while it is trained and after (`robust list defenses`). Without --adv training is natural; "
+    "a denoiser, which learns from adversarial examples, takes pgd.",
 )
 @click.option(
     "--mix",
@@ -257,7 +258,7 @@ from .options import NUMBER, NUMBERS, RUNS, Numbers
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def train(ctx: click.Context, /, **options: Any) -> None:  # fmt: skip
-    """Train a model against an attack and write a checkpoint that `robust attack` understands.
+    """Train a model against an attack, in a file for `robust attack`.
 
     \b
     robust train --adv pgd

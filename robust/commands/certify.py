@@ -1,6 +1,7 @@
 """What `robust certify` does."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def run_certify(runs: Path, **options: Any) -> int:
     sigma = options["sigma"] if options["sigma"] is not None else own
     if sigma is None:
         raise RobustError("say how much noise: --sigma 0.25, in the units of the data")
+    if own is not None and not math.isclose(sigma, own) and not quiet:
+        click.echo(
+            f"note: --sigma {sigma:g} is not the noise of the smoothing that the model has, "
+            f"{own:g}: what is certified is another model than the one that is deployed",
+            err=True,
+        )
     device = choose_device(options["device"])
     loaded = Loaded(model.to(device), loaded.info)
     size = options["batch_size"]
@@ -115,5 +122,5 @@ def _results(found: Any, where: str) -> None:
         f"{found.counts['abstained']} of {found.n}"
     )
     for note in found.notes:
-        out.print(f"note: {note}", style="yellow")
+        out.print(f"note: {console.plain(note)}", style="yellow")
     out.print(f"report: {where}", soft_wrap=True)

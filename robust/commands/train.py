@@ -26,6 +26,7 @@ from robust.training import (
 )
 
 from . import INTERRUPTED
+from .defend import attack_on
 
 DEFAULT_ADV = "pgd"
 
@@ -55,7 +56,9 @@ def run_train(runs: Path, given: Collection[str], **options: Any) -> int:
     assert done is not None
     report = api.write_training_report(folder)
     if not quiet:
-        console.training_results(done, str(options["out"]), str(report))
+        following = attack_on(options["out"], spec.defenses)
+        note = api.nothing_learned(done.row)
+        console.training_results(done, str(options["out"]), str(report), following, note)
     return 0
 
 
@@ -73,6 +76,7 @@ def _against(spec: TrainSpec, options: dict[str, Any]) -> str:
 
 def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpec:
     """What options of `robust train` ask for; of a recipe, those that are not given themselves."""
+    _refuse_unused(options, given)
     low, high = options["box"]
 
     def data(source: str | None, split: str | None = None) -> dict[str, Any] | None:
@@ -96,7 +100,11 @@ def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpe
         eps_scale = 1.25 if digits else 1.0
     if weight_decay is None:
         weight_decay = 2e-3 if digits else 5e-4
-    adv = options["adv"] or ("none" if options["defenses"] else DEFAULT_ADV)
+    defenses = [parse_defense(text) for text in options["defenses"]]
+    adv = options["adv"]
+    if adv is None:  # what learns from adversarial examples of a finished network needs some
+        natural = defenses and not any(defense.freezes for _, defense in defenses)
+        adv = "none" if natural else DEFAULT_ADV
     lr = options["lr"]
     if lr is None:
         lr = 0.1 if options["optimizer"] == "sgd" else 1e-3
@@ -114,7 +122,7 @@ def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpe
         validation=data(options["validation"]),
         test=data(options["test"]),
         adv=parse_adv(adv),
-        defenses=[describe_defense(*parse_defense(text)) for text in options["defenses"]],
+        defenses=[describe_defense(*named) for named in defenses],
         threat=threat,
         also=[{**threat, **parse_threat(text)} for text in options["also"]],
         augment=options["augment"].split(",") if options["augment"] else [],
@@ -129,6 +137,17 @@ def train_spec(options: dict[str, Any], given: Collection[str] = ()) -> TrainSpe
         device=str(choose_device(options["device"])),
         **{name: options[name] for name in same.split()},
     )
+
+
+def _refuse_unused(options: dict[str, Any], given: Collection[str]) -> None:
+    """RobustError for options that say nothing, or nothing without another one."""
+    for name in ("adv", "augment"):
+        if options[name] is not None and not options[name].strip():
+            raise RobustError(f"--{name} is empty: name something, or leave it out")
+    for name, needed in (("union", "also"), ("extra_fraction", "extra")):
+        if name in given and not options[needed]:
+            flag = name.replace("_", "-")
+            raise RobustError(f"--{flag} without --{needed} changes nothing: give that, too")
 
 
 def parse_threat(text: str) -> dict[str, Any]:

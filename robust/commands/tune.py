@@ -10,15 +10,16 @@ from rich.console import Console
 from robust import console, tuning
 from robust.core.errors import RobustError
 from robust.data import DataSpec, open_data
-from robust.models import Loaded, describe_defense
+from robust.models import Loaded, describe_defense, parse_defense
 from robust.opening import data_spec, is_function, is_service, open_file, threat_of
 from robust.preflight import choose_device
 from robust.registry import parse_attack, shown
 from robust.store import argv, choose_folder, find_unfinished
 from robust.training import describe_attack
+from robust.tuning.subject import changed
 
 from . import INTERRUPTED
-from .defend import parse_around
+from .defend import attack_on, parse_around
 from .train import train_spec
 from .tune_progress import TuneProgress
 
@@ -73,7 +74,10 @@ def run_tune(runs: Path, given: frozenset[str], **options: Any) -> int:
     assert done is not None
     report = tuning.write_report(folder)
     if not options["quiet"]:
-        _results(done, spec.objective, str(report))
+        texts = options["around"] if options["path"] else options["defenses"]
+        records = [describe_defense(*parse_defense(text)) for text in texts]
+        best = changed(records, {} if done.row.baseline else done.row.values)
+        _results(done, spec.objective, str(report), attack_on(options["out"], best))
     return 0
 
 
@@ -153,7 +157,7 @@ def _samples(given: frozenset[str], options: Mapping[str, Any], loaded: Loaded) 
     return DataSpec.from_dict(info.extra["validation"]) if named is None else known
 
 
-def _results(done: tuning.TuneDone, objective: str, report: str) -> None:
+def _results(done: tuning.TuneDone, objective: str, report: str, following: str) -> None:
     """What a finished tuning has found, on stdout."""
     out = Console(highlight=False, markup=False)
     states = [row.state for row in done.rows]
@@ -168,15 +172,18 @@ def _results(done: tuning.TuneDone, objective: str, report: str) -> None:
     first, best = done.rows[0], done.row
     if first.state == "complete":
         out.print(f"without tuning: {_figures(first)}")
-    if best.number:
+    if not best.baseline:
         values = ", ".join(f"{name} = {_short(value)}" for name, value in best.values.items())
-        out.print(f"best is trial {best.number}: {_figures(best)}, with {values}", soft_wrap=True)
+        out.print(
+            f"best is trial {best.number} of {len(states)}: {_figures(best)}, with {values}",
+            soft_wrap=True,
+        )
         out.print(f"as options: {done.options}", soft_wrap=True)
     elif len(states) > 1:
         out.print(f"no trial was better by {objective}: the options that were given are the best")
     out.print(f"model: {done.out}", soft_wrap=True)
     out.print(f"report: {report}", soft_wrap=True)
-    out.print(f"next: robust attack --model {done.out}", soft_wrap=True)
+    out.print(f"next: {following}", soft_wrap=True)
 
 
 def _figures(row: tuning.Row) -> str:

@@ -151,12 +151,17 @@ def _test(defended: Defended, frame: Frame, names: str) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-    for module in defended.model.modules():
-        if isinstance(module, Intercepting):
-            for kind, calls in module.calls.items():
-                if not calls:
-                    what = {"relu": "no ReLU", "linear": "no convolution or linear layer"}[kind]
+    replacing = [m for m in defended.model.modules() if isinstance(m, Intercepting)]
+    for module in replacing:
+        for kind, calls in module.calls.items():
+            if not calls:
+                if any(other.calls.get(kind) for other in replacing):
                     raise RobustError(
-                        f"{names}: {what} was seen in the model, so that there is nothing to "
-                        "replace (TorchScript hides what it calls)"
+                        f"{names}: two of them replace the same functions of the model, and "
+                        "nothing is left for the second: name one, once"
                     )
+                what = {"relu": "no ReLU", "linear": "no convolution or linear layer"}[kind]
+                raise RobustError(
+                    f"{names}: {what} was seen in the model, so that there is nothing to "
+                    "replace (TorchScript hides what it calls)"
+                )

@@ -25,6 +25,13 @@ def class_in(module_name: str) -> type[Any]:
     return found
 
 
+def registered(cls: type[Any]) -> str:
+    """The name that a class of attacks/ or defenses/ goes by, its file's; else its own."""
+    if cls.__module__.startswith(("robust.attacks.", "robust.defenses.")):
+        return cls.__module__.rpartition(".")[2].replace("_", "-")
+    return cls.__name__
+
+
 def class_named(name: str, package: str, path: Iterable[str]) -> type[Any]:
     """The class of that name in a file of the package; AttributeError if there is none."""
     if not name.startswith("_"):

@@ -4,7 +4,15 @@ from .architectures import architectures, describe, flops, he_init
 from .building import build
 from .checkpoint import save_checkpoint
 from .defended_file import save_defended
-from .defending import answers_differ, around, defend, describe_defense, make_defense, parse_defense
+from .defending import (
+    answers_differ,
+    around,
+    defend,
+    describe_defense,
+    is_file_defense,
+    make_defense,
+    parse_defense,
+)
 from .info import Loaded, ModelInfo, in_memory
 from .loading import NoArchitecture, load_model, read_weights
 from .wrappers import Called, Standardise
@@ -25,6 +33,7 @@ __all__ = [
     "flops",
     "he_init",
     "in_memory",
+    "is_file_defense",
     "load_model",
     "make_defense",
     "parse_defense",

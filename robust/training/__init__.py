@@ -1,6 +1,6 @@
 """Training: the engine, what it asks for (TrainSpec), its run folder and its events."""
 
-from .adv import NO_ATTACK, describe_attack, make_attack, parse_adv
+from .adv import NO_ATTACK, describe_attack, make_attack, parse_adv, training_option
 from .engine import train
 from .events import Alarm, EpochDone, Event, Progress, TrainDone, TrainStarted
 from .guard import describe_adv
@@ -24,5 +24,6 @@ __all__ = [
     "make_attack",
     "parse_adv",
     "train",
+    "training_option",
     "with_recipe",
 ]

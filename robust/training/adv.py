@@ -23,6 +23,12 @@ from robust.registry import (
 # What `--adv NAME` means beyond the attack's own defaults: training wants few steps and a random
 # start (1706.06083, 2001.03994).
 ADV_DEFAULTS = {"pgd": {"steps": "7"}, "fgsm": {"random_start": "true"}}
+# Ways to train that are made of others, and the options that ask for them.
+_OPTIONS = {
+    "adversarial-training": "--adv pgd",
+    "awp": "--adv pgd --awp 0.005",
+    "union": "--adv pgd --also l2:1.5",
+}
 NO_ATTACK = {"name": "none", "params": {}}
 
 
@@ -41,6 +47,9 @@ def parse_adv(text: str) -> dict[str, Any]:
     if is_trainer(name):
         trainer = build(find("defenses", name), name, parse_pairs(name, given))
         return {"name": name, "params": trainer.params}
+    if name in names("defenses"):
+        typed = training_option(name) or f"--defense {name}"
+        raise RobustError(f"{name} is not for --adv: type {typed}")
     attacks = [*names("attacks"), *ALIASES, *PRESETS]
     if ":" not in name and name not in attacks:
         likely = suggest(name, [*attacks, *trainers()])
@@ -66,6 +75,12 @@ def is_trainer(name: str) -> bool:
         return False
     kind = find("defenses", name)
     return issubclass(kind, Trainer) and not kind.reserved
+
+
+def training_option(name: str) -> str | None:
+    """What to type for a defense that is a way to train and has an option of its own; None for
+    others."""
+    return _OPTIONS.get(name) or (f"--adv {name}" if is_trainer(name) else None)
 
 
 def inner_attack(adv: dict[str, Any]) -> Attack | None:

@@ -79,10 +79,10 @@ class _Run:
         yield self._finish(out, exhausted)
 
     def _trial(self, trial: Trial) -> Iterator[Event]:
-        number, values = trial.number, self.study.values(trial)
+        number, values = trial.number + 1, self.study.values(trial)
         yield TrialStarted(number, values)
         # The baseline is the subject as it came: what it cannot be taken for need not be set.
-        changes = values if number else {}
+        changes = values if number > 1 else {}
         looks = self.subject.run(changes, self.folder.trial(number))
         last, state, error = None, "failed", None
         try:
@@ -97,7 +97,7 @@ class _Run:
                         state = "pruned"
                         break
         except RobustError as failure:
-            if last is None and not number:
+            if last is None and number == 1:
                 raise  # what cannot even begin without any change is bad input
             error = str(failure)
         finally:
@@ -121,7 +121,7 @@ class _Run:
         return TrialDone(row, best)
 
     def _write(self, row: Row) -> None:
-        changes = row.values if row.number else {}
+        changes = {} if row.baseline else row.values
         folder = self.folder.trial(row.number)
         self.subject.write(changes, folder, self.folder.path / "best.pt")
 
@@ -140,7 +140,7 @@ class _Run:
             except OSError as error:
                 raise RobustError(f"{out} cannot be written: {error.strerror or error}") from error
         seconds = sum(row.seconds for row in rows)
-        options = self.subject.options(best.values if best.number else {})
+        options = self.subject.options({} if best.baseline else best.values)
         self.folder.save(
             status="done", seconds=seconds, options=options, exhausted=exhausted, best=best.number
         )

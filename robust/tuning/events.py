@@ -20,7 +20,7 @@ class TuneStarted:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial of these values begins, or goes on. The first is the baseline, without tuning."""
+    """A trial of these values begins, or goes on. Number 1 is the baseline, without tuning."""
 
     number: int
     values: dict[str, Any]

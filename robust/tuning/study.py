@@ -49,6 +49,7 @@ STATES = {
 class Row:
     """One trial, as reports tell it.
 
+    number          from 1, the baseline
     values          of the searched parameters; those of the baseline are its own
     state           "complete", "pruned", "failed" or "running"
     clean, robust   accuracies on the validation samples: the last measured, where it was given up
@@ -69,7 +70,7 @@ class Row:
     @property
     def baseline(self) -> bool:
         """Whether it is the subject as it came, without tuning."""
-        return self.number == 0
+        return self.number == 1
 
 
 class Study:
@@ -186,7 +187,7 @@ class Study:
         told = trial.user_attrs.get("told", {})
         values = {axis.name: trial.params.get(axis.name) for axis in self.axes}
         return Row(
-            trial.number,
+            trial.number + 1,  # Optuna counts from 0, people from 1
             values if trial.number else dict(self.baseline),
             STATES[trial.state],
             told.get("clean"),

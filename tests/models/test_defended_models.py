@@ -157,7 +157,7 @@ def test_output_defenses_lie_behind_input_defenses(net, x):
     ("texts", "match"),
     [
         (["saturation", "bit-depth"], "name them in the order in which a sample meets them"),
-        (["adversarial-training"], "needs attack=…"),
+        (["adversarial-training"], "`robust train --adv pgd` asks for it"),
         (["bit-dept"], "did you mean 'bit-depth'"),
         (["bit-depth,bit=3"], "no parameter 'bit'; did you mean 'bits'"),
         (["bit-depth,bits=9"], "from 1 to 8"),

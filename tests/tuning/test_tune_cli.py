@@ -30,7 +30,10 @@ def test_a_training_is_tuned_attacked_and_reported(run, tmp_path):
     found = json.loads((folder / "report.json").read_text())
     assert [one["state"] for one in found["trials"]] == ["complete"] * 3
     assert found["trials"][0]["values"] == {"lr": 0.1, "mix": 1.0}
-    best = found["trials"][found["best"]]
+    best = next(one for one in found["trials"] if one["number"] == found["best"])
+    assert found["baseline"] == 1
+    named = f"best is trial {found['best']} of 3" if found["best"] > 1 else "no trial was better"
+    assert named in done.output
     assert f"robust {best['robust']:.1%}" in done.output
     page = (folder / "report.html").read_text()
     assert page.count("<circle") == 3 * 3
