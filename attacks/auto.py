@@ -116,8 +116,7 @@ class Auto(Attack):
             if expected < worth and _passes(pool) > free:
                 pool.say(
                     pool.rows,
-                    "left when another round promised too little to be seen in the 95% "
-                    "interval",
+                    "left when another round promised too little to be seen in the 95% interval",
                 )
                 return
         pool.say(pool.rows, f"left after {_ROUNDS} rounds, the most there are")
