@@ -1,4 +1,4 @@
-"""What attacks leave of a sample: of random models by shares, with the worst point chosen by others."""
+"""What attacks leave of a sample: of random models by shares, the worst point chosen by others."""
 
 import numpy as np
 
