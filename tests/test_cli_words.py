@@ -35,10 +35,8 @@ def typed(output):
     [
         ["defend", "--with", "own.py:Coarse,levels=3"],
         ["train", "--defense", "own.py:Coarse,levels=3", *QUICK],
-        *(
-            ["tune", "--with", "own.py:Coarse,levels=3", "--search", "own.py:Coarse.levels=2:6",
-             "--trials", "2", "--val-limit", "20", "--val-attack", "pgd,steps=2"],
-        ),
+        ["tune", "--with", "own.py:Coarse,levels=0.1", "--search", "own.py:Coarse.levels=2.0:6.0",
+         "--trials", "2", "--val-limit", "20", "--val-attack", "pgd,steps=2"],
     ],
     ids=lambda words: words[0],
 )  # fmt: skip

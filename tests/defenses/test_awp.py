@@ -145,5 +145,5 @@ def test_the_loss_of_a_natural_run_is_that_at_the_perturbed_weights():
 def test_what_cannot_be_meant_is_refused():
     with pytest.raises(RobustError, match="gamma must be a finite number above 0"):
         AWP(around=MADRY, gamma=-0.1)
-    with pytest.raises(RobustError, match="such as pgd, n-fgsm, trades or mart, and Free does not"):
+    with pytest.raises(RobustError, match="such as pgd, n-fgsm, trades or mart, and free does not"):
         AWP(around=Free())
