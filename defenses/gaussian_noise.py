@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robust.core.defense import Frame, InputDefense
 
-from ._numbers import refuse_deviation
+from ._fields import above_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class GaussianNoise(InputDefense):
     sigma: float = 0.2
 
     def __post_init__(self) -> None:
-        refuse_deviation("sigma", self.sigma)
+        above_zero(sigma=self.sigma)
 
     @property
     def draws(self) -> int:

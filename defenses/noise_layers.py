@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robust.core.defense import Frame, LayerDefense
 
-from ._numbers import refuse_count, refuse_deviation
+from ._fields import at_least
 from ._passes import Averaging
 
 
@@ -39,9 +39,8 @@ class NoiseLayers(LayerDefense):
     passes: int = 1
 
     def __post_init__(self) -> None:
-        refuse_deviation("sigma_first", self.sigma_first, zero=True)
-        refuse_deviation("sigma_inner", self.sigma_inner, zero=True)
-        refuse_count("passes", self.passes)
+        at_least(0, sigma_first=self.sigma_first, sigma_inner=self.sigma_inner)
+        at_least(1, passes=self.passes)
 
     @property
     def draws(self) -> int:

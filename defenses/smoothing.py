@@ -8,7 +8,7 @@ from torch import nn
 
 from robust.core.defense import Defense, Frame
 
-from ._numbers import refuse_count, refuse_deviation
+from ._fields import above_zero, at_least
 from ._passes import Voting
 
 
@@ -37,8 +37,8 @@ class Smoothing(Defense):
     votes: int = 25
 
     def __post_init__(self) -> None:
-        refuse_deviation("sigma", self.sigma)
-        refuse_count("votes", self.votes)
+        above_zero(sigma=self.sigma)
+        at_least(1, votes=self.votes)
 
     @property
     def draws(self) -> int:

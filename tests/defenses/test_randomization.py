@@ -96,13 +96,19 @@ def test_while_it_trains_parameters_learn(name):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("gaussian-noise,sigma=0", "sigma is a finite number above 0, not 0"),
-        ("gaussian-noise,sigma=inf", "sigma is a finite number above 0, not inf"),
-        ("smoothing,sigma=-1", "sigma is a finite number above 0, not -1"),
-        ("smoothing,votes=0", "votes must be at least 1, not 0"),
-        ("noise-layers,sigma_first=-0.1", "sigma_first is a finite number of at least 0, not -0.1"),
-        ("noise-layers,sigma_inner=nan", "sigma_inner is a finite number of at least 0, not nan"),
-        ("noise-layers,passes=0", "passes must be at least 1, not 0"),
+        ("gaussian-noise,sigma=0", "sigma must be a finite number above 0, not 0"),
+        ("gaussian-noise,sigma=inf", "sigma must be a finite number above 0, not inf"),
+        ("smoothing,sigma=-1", "sigma must be a finite number above 0, not -1"),
+        ("smoothing,votes=0", "votes must be a finite number, at least 1, not 0"),
+        (
+            "noise-layers,sigma_first=-0.1",
+            "sigma_first must be a finite number, at least 0, not -0.1",
+        ),
+        (
+            "noise-layers,sigma_inner=nan",
+            "sigma_inner must be a finite number, at least 0, not nan",
+        ),
+        ("noise-layers,passes=0", "passes must be a finite number, at least 1, not 0"),
         ("activation-pruning,share=0", "share is a number above 0, and at most 100, not 0"),
         ("resize-pad,smallest=1", "smallest is a share of the image's size, above 0 and below 1"),
     ],
