@@ -23,7 +23,7 @@ from .core.victim import Model
 from .data import from_arrays
 from .models import Called, Loaded, in_memory
 from .models.defending import is_file_defense
-from .planning import as_oracle, asked_before, plan, with_chance
+from .planning import as_oracle, asked_before, check_attacks, plan, with_chance
 from .registry import defense_label, find, label, parse_attacks
 from .store import MemoryStore, RunFolder, argv, new_record
 from .views import attacks_for
@@ -96,7 +96,8 @@ def evaluate(
     aimed = targeted is not None
     named = parse_attacks_and_instances(attacks, threat.norm, access, aimed)
     loaded = as_oracle(in_memory(module), access)
-    loaded = with_chance(loaded, source, device, access, named, threat, targeted=aimed)
+    check_attacks(named, threat, source, targeted=aimed)
+    loaded = with_chance(loaded, source, device, access)
     white_box = access == "gradient" and not stand_ins
     chosen = attacks_for(loaded.module, named, view, white_box=white_box)
     spec = plan(

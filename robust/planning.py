@@ -60,24 +60,19 @@ def as_oracle(loaded: Loaded, access: str, box: tuple[float, float] | None = Non
     return Loaded(oracle, loaded.info)
 
 
-def with_chance(
-    loaded: Loaded,
-    source: Source,
-    device: torch.device,
-    access: str,
-    attacks: Sequence[Attack],
-    threat: Threat,
-    *,
-    targeted: bool,
-) -> Loaded:
+def check_attacks(
+    attacks: Sequence[Attack], threat: Threat, source: Source, *, targeted: bool
+) -> None:
+    """Raise RobustError, before anything is asked, where these attacks do not answer the threat."""
+    for attack in attacks:
+        attack.check(threat, targeted=targeted, shape=source.shape)
+
+
+def with_chance(loaded: Loaded, source: Source, device: torch.device, access: str) -> Loaded:
     """The same; but a model that attackers have themselves, and that nobody declared to answer at
     random, is asked the same a few times, and where the answers differ it is attacked as random:
     a `Defended` whose draws were guessed.
-
-    Raises RobustError, before anything is asked, where these attacks do not answer the threat.
     """
-    for attack in attacks:
-        attack.check(threat, targeted=targeted, shape=source.shape)
     module = loaded.module
     declared = isinstance(module, Defended) and module.draws > 1
     if access != "gradient" or declared:

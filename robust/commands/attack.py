@@ -16,7 +16,7 @@ from robust.data import Source
 from robust.evaluation import Evaluation
 from robust.models import Loaded
 from robust.opening import load_surrogate, open_model_and_data, threat_of
-from robust.planning import as_oracle, asked_before, plan, with_chance
+from robust.planning import as_oracle, asked_before, check_attacks, plan, with_chance
 from robust.preflight import choose_device
 from robust.registry import (
     parse_attacks,
@@ -54,7 +54,8 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
     surrogates = [load_surrogate(text, source.shape, options) for text in options["surrogates"]]
     for one in (loaded, *surrogates):
         one.module.to(device)
-    loaded = with_chance(loaded, source, device, access, named, threat, targeted=targeted)
+    check_attacks(named, threat, source, targeted=targeted)
+    loaded = with_chance(loaded, source, device, access)
     white_box = access == "gradient" and not surrogates
     attacks = attacks_for(loaded.module, named, options["view"], white_box=white_box)
     _recall(runs, loaded, options)
