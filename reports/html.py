@@ -65,7 +65,7 @@ def render_training(
     evaluation  a Report on the trained model, told in brief
     """
     epochs = [int(row.get("epoch", i)) for i, row in enumerate(history)]
-    best, best_key = training.best(history)
+    best, best_key = training.best(history, run.get("best_epoch"))
     last = history[-1] if history else {}
     seconds = run.get("seconds") or sum(row.get("seconds") or 0 for row in history)
     spec: Mapping[str, Any] = run.get("spec") or {}

@@ -32,13 +32,19 @@ def has(history: Sequence[Mapping[str, Any]], key: str) -> bool:
     return any(row.get(key) is not None for row in history)
 
 
-def best(history: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, str]:
-    """The epoch with the best robust validation accuracy, for sets of labels with the best robust
-    Jaccard index; without any, the best clean one."""
+def best(
+    history: Sequence[Mapping[str, Any]], kept: int | None
+) -> tuple[Mapping[str, Any] | None, str]:
+    """The epoch whose weights are kept, and the figure that it is judged by: robust validation
+    accuracy, for sets of labels the robust Jaccard index; without any, the clean one.
+
+    kept    that epoch, where the run says it; else it is the one of the best figure
+    """
     for key in ("val_robust_jaccard", "val_robust_accuracy", "val_accuracy"):
         rows = [r for r in history if r.get(key) is not None and math.isfinite(r[key])]
         if rows:
-            return max(rows, key=lambda row: float(row[key])), key
+            theirs = [row for row in rows if kept is not None and row.get("epoch") == kept]
+            return (theirs or [max(rows, key=lambda row: float(row[key]))])[0], key
     return None, ""
 
 

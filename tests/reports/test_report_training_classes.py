@@ -53,3 +53,12 @@ def test_rows_from_before_have_no_such_column():
     page = render_training({"spec": {}, "status": "done"}, [old])
     assert "Weakest" not in page
     assert '<th scope="col">attacked</th>' not in page
+
+
+def test_the_title_is_that_of_the_epoch_that_is_kept():
+    """Of epochs within one standard error the one of lowest loss is, not the highest."""
+    rows = [row(epoch=1, val_robust_accuracy=0.62), row(epoch=2, val_robust_accuracy=0.58)]
+    page = render_training({"spec": {}, "status": "done", "best_epoch": 2}, rows)
+    assert "<strong>58.0" in page
+    assert "best, at epoch 2 of 2" in page
+    assert "<strong>62.0" in render_training({"spec": {}, "status": "interrupted"}, rows)
