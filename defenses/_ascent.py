@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
+from robust.core.defense import Task
 from robust.core.goal import Goal
 from robust.core.rng import normal
 from robust.core.threat import Threat
-from robust.core.trainer import OnPoints, Task
+from robust.core.trainer import OnPoints
 from robust.core.victim import Victim
 
 from ._fields import above_zero, at_least

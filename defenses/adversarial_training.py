@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from robust.core.attack import Attack
+from robust.core.defense import Task
 from robust.core.discover import registered
 from robust.core.errors import RobustError
 from robust.core.fitted import Fitted
 from robust.core.goal import leaving
 from robust.core.threat import Threat
-from robust.core.trainer import OnPoints, Task
+from robust.core.trainer import OnPoints
 from robust.core.victim import Victim
 
 

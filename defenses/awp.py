@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from robust.core.defense import Criterion, Step
+from robust.core.defense import Step, Task
 from robust.core.discover import registered
 from robust.core.errors import RobustError
 from robust.core.threat import Threat
-from robust.core.trainer import OnPoints, Task, Trainer, evaluating, unmarked
+from robust.core.trainer import OnPoints, Trainer, evaluating, unmarked
 
 from ._fields import above_zero
 
@@ -56,18 +56,7 @@ class AWP(Trainer):
     def check_threat(self, threat: Threat) -> None:
         self.around.check_threat(threat)
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
-        task = Task(x, y, threat, rng, loss)
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
         with evaluating(seen), torch.no_grad():
             x_adv = self.around.points(seen, task)
         weights = [w for w in model.parameters() if w.requires_grad and w.dim() > 1]
@@ -90,7 +79,7 @@ class AWP(Trainer):
         except BaseException:
             after()
             raise
-        return Step(values.mean(), logits.detach(), x_adv[: len(x)], after)
+        return Step(values.mean(), logits.detach(), x_adv[: len(task.x)], after)
 
 
 def _direction(gradient: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from robust.core.attack import Attack
-from robust.core.defense import Before, Defense, Frame, InputDefense
+from robust.core.defense import Before, Defense, Frame, InputDefense, Task
 from robust.core.errors import RobustError
 from robust.core.goal import as_logits
 from robust.core.threat import Threat
-from robust.core.trainer import OnPoints, Task
+from robust.core.trainer import OnPoints
 
 from ._images import refuse_all_but_images
 from ._unet import UNet

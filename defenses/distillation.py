@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from robust.core.defense import Criterion, Defense, Frame, OutputDefense, Step
+from robust.core.defense import Defense, Frame, OutputDefense, Step, Task
 from robust.core.errors import RobustError
 from robust.core.goal import as_logits
-from robust.core.threat import Threat
 
 from ._fields import above_zero
 
@@ -80,21 +79,12 @@ class Distillation(OutputDefense):
             )
         return _Student(temperature=self.temperature, teacher=self.teacher, network=teacher)
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
         if self.teacher is not None:
             raise RobustError(f"the teacher {self.teacher} is not opened")
-        logits = as_logits(model(x), len(x))
-        return Step(loss(logits / self.temperature, y).mean(), logits.detach(), x)
+        logits = as_logits(model(task.x), len(task.x))
+        value = task.loss(logits / self.temperature, task.y).mean()
+        return Step(value, logits.detach(), task.x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +93,8 @@ class _Student(Distillation):
 
     network: nn.Module
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
+        x = task.x
         with torch.no_grad():
             soft = (as_logits(self.network(x), len(x)) / self.temperature).softmax(1)
         logits = as_logits(model(x), len(x))

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from robust.core.defense import Criterion, Step
+from robust.core.defense import Step, Task
 from robust.core.goal import as_logits
-from robust.core.threat import Threat
 from robust.core.trainer import Trainer
 
 from ._fields import at_least
@@ -42,38 +41,20 @@ class Free(Trainer):
     def __post_init__(self) -> None:
         at_least(1, replays=self.replays)
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
-        return next(self.updates(model, x, y, threat, rng, loss=loss, seen=seen, memory={}))
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
+        return next(self.updates(model, seen, task, {}))
 
     def updates(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-        memory: dict[str, Tensor],
+        self, model: nn.Module, seen: nn.Module, task: Task, memory: dict[str, Tensor]
     ) -> Iterator[Step]:
+        x, threat = task.x, task.threat
         ball = threat.around(x)
         now = ball.project(x + _fitting(memory.get("delta"), x))
         for _ in range(self.replays):
             x_adv = now.detach().requires_grad_()
             with torch.enable_grad():
                 logits = as_logits(seen(x_adv), len(x))
-                value = loss(logits, y).mean()
+                value = task.loss(logits, task.y).mean()
             yield Step(value, logits.detach(), x_adv.detach())
             # The engine's backward has reached x_adv, a leaf like the parameters.
             slope = torch.zeros_like(x) if x_adv.grad is None else x_adv.grad.nan_to_num(nan=0.0)

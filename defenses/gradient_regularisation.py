@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import nn
 
-from robust.core.defense import Criterion, Defense, Step
+from robust.core.defense import Defense, Step, Task
 from robust.core.goal import as_logits
-from robust.core.threat import Threat
 
 from ._fields import at_least
 
@@ -38,20 +37,11 @@ class GradientRegularisation(Defense):
     def __post_init__(self) -> None:
         at_least(0, strength=self.strength)
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
+        x, threat = task.x, task.threat
         at = x.detach().requires_grad_()
         logits = as_logits(seen(at), len(x))
-        values = loss(logits, y)
+        values = task.loss(logits, task.y)
         (slope,) = torch.autograd.grad(values.sum(), at, create_graph=True)
         slope = slope * (threat.high - threat.low)
         penalty = slope.flatten(1).square().sum(1)

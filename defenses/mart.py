@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from robust.core.defense import Task
 from robust.core.goal import as_logits, without
-from robust.core.trainer import Task
 
 from ._ascent import Ascending
 from ._divergence import divergence

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from robust.core.defense import Task
 from robust.core.goal import Goal
 from robust.core.losses import LOSSES
 from robust.core.rng import uniform
-from robust.core.trainer import OnPoints, Task
+from robust.core.trainer import OnPoints
 from robust.core.victim import Victim
 
 from ._fields import above_zero, at_least

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from robust.core.defense import Task
 from robust.core.goal import as_logits
-from robust.core.trainer import Task
 
 from ._ascent import Ascending, nearby
 from ._divergence import divergence

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.threat import Threat
-from robust.core.trainer import OnPoints, Task
+from robust.core.trainer import OnPoints
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -43,6 +43,22 @@ class Frame:
     def own(self, u: Tensor) -> Tensor:
         """The reverse of `unit`."""
         return self.low + u * (self.high - self.low)
+
+
+class Task(NamedTuple):
+    """One batch and what is to be learned from it.
+
+    x, y    (n, …) in the threat's box, and its labels, int64 (n,)
+    threat  that of this batch: its eps grows while a run warms up
+    rng     where all randomness comes from, but that of the model's own layers
+    loss    the run's criterion
+    """
+
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    rng: Generator
+    loss: Criterion
 
 
 @dataclass(frozen=True)
@@ -98,46 +114,26 @@ class Defense(ABC):  # noqa: B024  # no face is required of every defense
         """Whether it trains on adversarial examples: such a run is judged by robust accuracy."""
         return False
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
-        """How it trains: the loss of the batch x (n, …) in the threat's box, y int64 (n,).
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
+        """How it trains: the loss of a batch.
 
         The engine differentiates it and steps the optimiser. `model` has every defense of the run
         around it; `seen` is the same network as an adaptive attacker sees it, for inner attacks.
         Both are in training mode, but for what is frozen, and are left so; parameters get no
-        gradient here; all randomness but that of the model's own layers comes from `rng`. `threat`
-        is that of this step: its eps grows while a run warms up.
+        gradient here.
         """
-        logits = as_logits(model(x), len(x))
-        return Step(loss(logits, y).mean(), logits.detach(), x)
+        logits = as_logits(model(task.x), len(task.x))
+        return Step(task.loss(logits, task.y).mean(), logits.detach(), task.x)
 
     def updates(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-        memory: dict[str, Tensor],
+        self, model: nn.Module, seen: nn.Module, task: Task, memory: dict[str, Tensor]
     ) -> Iterator[Step]:
         """The updates that one batch is worth: one `step`, or more where it is replayed. The engine
         asks for the next one when the optimiser has made its step.
 
         memory  what the batch before left, to be changed in place; empty when an epoch begins
         """
-        yield self.step(model, x, y, threat, rng, loss=loss, seen=seen)
+        yield self.step(model, seen, task)
 
     @property
     def files(self) -> tuple[str, ...]:

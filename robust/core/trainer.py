@@ -4,12 +4,12 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from .defense import Criterion, Defense, Step
+from .defense import Defense, Step, Task
 from .errors import RobustError
 from .goal import as_logits
 from .threat import CONVEX, THREATS, Threat
@@ -39,16 +39,6 @@ class Trainer(Defense):
             raise RobustError(f"{type(self).__name__} answers {names} threats, not {threat.norm}")
 
 
-class Task(NamedTuple):
-    """One batch and what is to be learned from it; see `Defense.step`."""
-
-    x: Tensor
-    y: Tensor
-    threat: Threat
-    rng: Generator
-    loss: Criterion
-
-
 @dataclass(frozen=True, kw_only=True)
 class OnPoints(Trainer):
     """Training in two acts: `points` looks for adversarial points, `losses` is what they cost.
@@ -69,22 +59,11 @@ class OnPoints(Trainer):
         logits = as_logits(model(x_adv), len(x_adv))
         return task.loss(logits, task.y), logits
 
-    def step(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        rng: Generator,
-        *,
-        loss: Criterion,
-        seen: nn.Module,
-    ) -> Step:
-        task = Task(x, y, threat, rng, loss)
+    def step(self, model: nn.Module, seen: nn.Module, task: Task) -> Step:
         with evaluating(seen), torch.no_grad():
             x_adv = self.points(seen, task)
         values, logits = self.losses(model, task, x_adv)
-        return Step(values.mean(), logits.detach(), x_adv[: len(x)])
+        return Step(values.mean(), logits.detach(), x_adv[: len(task.x)])
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from robust.core.defense import Task
 from robust.core.goal import predicted_right
 from robust.core.threat import Threat
 from robust.models import load_model
@@ -76,16 +77,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(spec, passed / spec.epochs)
         threat = dataclasses.replace(self.threat, eps=eps_at(spec, passed + share))
-        steps = self.trainer.updates(
-            self.model,
-            x,
-            y,
-            threat,
-            rng,
-            loss=criterion or self.criterion,
-            seen=self.seen,
-            memory=self.memory,
-        )
+        task = Task(x, y, threat, rng, criterion or self.criterion)
+        steps = self.trainer.updates(self.model, self.seen, task, self.memory)
         losses, hits = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
         updates = 0
         for result in steps:

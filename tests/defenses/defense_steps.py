@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import robust
+from robust.core.defense import Task
 from robust.core.rng import generator, seeded
 
 THREAT = robust.Linf(0.1)
@@ -26,7 +27,7 @@ def network(*layers):
 
 def step(defense, model, threat=THREAT, n=10, loss=criterion, seen=None):
     rng = generator(0, "attack")
-    return defense.step(model, *batch(n), threat, rng, loss=loss, seen=seen or model)
+    return defense.step(model, seen or model, Task(*batch(n), threat, rng, loss))
 
 
 def gradients(model, loss):

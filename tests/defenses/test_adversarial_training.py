@@ -10,6 +10,7 @@ from robust.attacks.deepfool import DeepFool
 from robust.attacks.fgsm import FGSM
 from robust.attacks.pgd import PGD
 from robust.attacks.universal import Universal
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.rng import generator, seeded
 from robust.defenses.adversarial_training import AdversarialTraining
@@ -85,9 +86,8 @@ def test_a_model_with_one_logit_learns_two_classes():
     with seeded(0, "one"):
         model = nn.Linear(6, 1)
     x, y = batch()[0], batch()[1] % 2
-    result = AdversarialTraining(attack=None).step(
-        model, x, y, THREAT, generator(0), loss=criterion, seen=model
-    )
+    task = Task(x, y, THREAT, generator(0), criterion)
+    result = AdversarialTraining(attack=None).step(model, model, task)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
     torch.testing.assert_close(result.loss, expected)
 

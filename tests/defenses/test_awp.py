@@ -8,9 +8,9 @@ from torch.nn.functional import cross_entropy
 
 import robust
 from robust.attacks.pgd import PGD
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.rng import generator
-from robust.core.trainer import Task
 from robust.defenses.adversarial_training import AdversarialTraining
 from robust.defenses.awp import AWP
 from robust.defenses.free import Free

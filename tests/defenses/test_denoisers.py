@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust.core.defense import Before
+from robust.core.defense import Before, Task
 from robust.core.errors import RobustError
 from robust.core.rng import generator, seeded
 from robust.core.threat import Threat
@@ -41,7 +41,7 @@ def guarded(net, text="denoiser", shape=(1, 8, 8), attack="pgd,steps=1,random_st
 def step(trainer, defended, x, y, seed=0):
     rng = generator(seed)
     loss = nn.CrossEntropyLoss(reduction="none")
-    return trainer.step(defended.model, x, y, LINF, rng, loss=loss, seen=defended.exposed)
+    return trainer.step(defended.model, defended.exposed, Task(x, y, LINF, rng, loss))
 
 
 def batch(n=6, shape=(1, 8, 8)):

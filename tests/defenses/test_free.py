@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import robust
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.rng import generator
 from robust.defenses.free import Free
@@ -18,9 +19,8 @@ def updates(defense, model, memory, threat=THREAT, samples=None, seen=None, lr=0
     """The steps of one batch, each followed by one of SGD, as the engine makes them."""
     made = []
     x, y = samples or batch()
-    todo = defense.updates(
-        model, x, y, threat, generator(0), loss=criterion, seen=seen or model, memory=memory
-    )
+    task = Task(x, y, threat, generator(0), criterion)
+    todo = defense.updates(model, seen or model, task, memory)
     for result in todo:
         model.zero_grad()
         result.loss.backward()
@@ -128,7 +128,7 @@ def test_a_plain_defense_makes_one_update_a_batch():
 def test_a_step_alone_begins_without_perturbation():
     x, y = batch()
     model = network()
-    result = Free().step(model, x, y, THREAT, generator(0), loss=criterion, seen=model)
+    result = Free().step(model, model, Task(x, y, THREAT, generator(0), criterion))
     torch.testing.assert_close(result.loss, cross_entropy(model(x), y))
 
 

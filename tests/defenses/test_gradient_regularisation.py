@@ -6,6 +6,7 @@ from defense_steps import batch, criterion, network, step
 from torch import nn
 
 import robust
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.rng import seeded
 from robust.defenses.gradient_regularisation import GradientRegularisation
@@ -32,9 +33,8 @@ def objective(model, strength, span=1.0):
 
 def made(model, strength, threat=None):
     x, y = doubled()
-    return GradientRegularisation(strength=strength).step(
-        model, x, y, threat or robust.Linf(0.1), None, loss=criterion, seen=model
-    )
+    task = Task(x, y, threat or robust.Linf(0.1), None, criterion)
+    return GradientRegularisation(strength=strength).step(model, model, task)
 
 
 def test_the_loss_is_the_runs_plus_the_squared_length_of_its_gradient():
@@ -84,9 +84,8 @@ def test_it_differentiates_what_an_attacker_sees():
             return model(x.detach())
 
     x, y = doubled()
-    result = GradientRegularisation(strength=1.0).step(
-        Blind(), x, y, robust.Linf(0.1), None, loss=criterion, seen=model
-    )
+    task = Task(x, y, robust.Linf(0.1), None, criterion)
+    result = GradientRegularisation(strength=1.0).step(Blind(), model, task)
     assert result.loss.item() == pytest.approx(objective(model, 1.0), rel=1e-9)
 
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import robust
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.rng import generator, uniform
-from robust.core.trainer import Task
 from robust.defenses._divergence import divergence
 from robust.defenses.mart import MART
 from robust.defenses.trades import TRADES

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import robust
+from robust.core.defense import Task
 from robust.core.errors import RobustError
 from robust.core.rng import generator, seeded
 from robust.registry import find
@@ -137,6 +138,6 @@ def test_any_attack_with_a_budget_is_an_inner_attack(text):
         return cross_entropy(logits, y, reduction="none")
 
     trainer = make_trainer(parse_adv(text), THREAT)
-    result = trainer.step(net, x, y, THREAT, generator(0), loss=criterion, seen=net)
+    result = trainer.step(net, net, Task(x, y, THREAT, generator(0), criterion))
     assert bool(THREAT.contains(x, result.x_adv).all())
     assert result.loss > criterion(net(x), y).mean() + 0.02

@@ -42,8 +42,8 @@ class Before(Gain):
 
 @dataclass(frozen=True, kw_only=True)
 class Own(Defense):
-    def step(self, model, x, y, threat, rng, *, loss, seen):
-        return super().step(model, x, y, threat, rng, loss=loss, seen=seen)
+    def step(self, model, seen, task):
+        return super().step(model, seen, task)
 """
 
 
@@ -78,9 +78,9 @@ def test_inner_attacks_see_what_is_exposed_and_the_loss_what_is_deployed(
     trainer = type(spec.defense())
     plain, ratios = trainer.step, []
 
-    def step(self, model, x, y, threat, rng, *, loss, seen):
-        ratios.append((model(x) / seen(x)).detach().mean().item())
-        return plain(self, model, x, y, threat, rng, loss=loss, seen=seen)
+    def step(self, model, seen, task):
+        ratios.append((model(task.x) / seen(task.x)).detach().mean().item())
+        return plain(self, model, seen, task)
 
     monkeypatch.setattr(trainer, "step", step)
     finish(spec, tmp_path / "run")

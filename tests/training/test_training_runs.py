@@ -239,10 +239,10 @@ def test_eps_warms_up_linearly(toy, tmp_path, monkeypatch):
     reached = []
     plain = type(spec.defense()).step
 
-    def step(self, model, x, y, threat, rng, *, loss, seen):
-        result = plain(self, model, x, y, threat, rng, loss=loss, seen=seen)
-        reached.append(float((result.x_adv - x).abs().max()))
-        assert reached[-1] <= threat.eps + 1e-6
+    def step(self, model, seen, task):
+        result = plain(self, model, seen, task)
+        reached.append(float((result.x_adv - task.x).abs().max()))
+        assert reached[-1] <= task.threat.eps + 1e-6
         return result
 
     monkeypatch.setattr(type(spec.defense()), "step", step)
