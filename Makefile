@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/robust attack --model m.pt
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .

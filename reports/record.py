@@ -34,6 +34,8 @@ def of(report: "Report") -> dict[str, Any]:
             "clean_accuracy_ci": report.clean_accuracy_ci,
             "robust_accuracy": report.robust_accuracy,
             "robust_accuracy_ci": report.robust_accuracy_ci,
+            "verdict": report.verdict and report.verdict.to_json(),
+            "checks": [check.to_json() for check in report.checks],
             "naive_accuracy": report.naive_accuracy,
             "naive_accuracy_ci": report.naive_accuracy_ci,
             "false_security": report.false_security,

@@ -9,7 +9,8 @@ import numpy as np
 from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
 from robust.core.threat import COUNTS
 
-from . import defended, notes, oracle, record, text
+from . import checks, defended, notes, oracle, record, text
+from .checks import Check, Verdict
 from .rates import Interval, rate, ratio, wilson
 from .rows import Columns, Example, Tally, Whole, consume
 
@@ -26,7 +27,7 @@ class Report:
 
     run      the record of run.json: schema_version, spec, status, argv, created, versions; seconds,
              where it has them, else the sum over the shards; fits, what is known of the things that
-             attacks crafted for all samples
+             attacks crafted for all samples; diagnosis, what the probes have found
     shards   its shards; read one at a time, of which small columns and at most 24 examples stay
 
     Besides the figures it has `run` and `spec` (its RunSpec as a dict), `seconds` of the whole run,
@@ -336,6 +337,23 @@ class Report:
         asked = self.columns.survives_8bit[self.columns.correct & (self.columns.first >= 0)]
         asked = asked[asked >= 0]
         return ratio(int(asked.sum()), len(asked))
+
+    # Whether to believe it
+
+    @property
+    def diagnosis(self) -> dict[str, dict[str, Any]]:
+        """What each probe has found, by its name; {} where the run was not diagnosed."""
+        return dict(self.run.get("diagnosis") or {})
+
+    @cached_property
+    def checks(self) -> list[Check]:
+        """Every check of the run, with its figure and what that means."""
+        return checks.of(self)
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """Whether the robust accuracy can be trusted; None where nothing was checked."""
+        return checks.judge(self, self.checks)
 
     # What a reader must know besides
 

@@ -1,5 +1,6 @@
 """`robust.evaluate`, and what it shares with the command line: from a plan to a report."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,11 +22,12 @@ from .core.outcome import Fit
 from .core.threat import Threat
 from .core.victim import Model
 from .data import from_arrays
+from .diagnosis import Diagnosing
 from .models import Called, Loaded, in_memory
 from .models.defending import is_file_defense
 from .planning import as_oracle, asked_before, check_attacks, plan, with_chance
 from .registry import defense_label, find, label, parse_attacks
-from .store import MemoryStore, RunFolder, argv, new_record
+from .store import MemoryStore, RunFolder, Store, argv, new_record
 from .views import attacks_for
 
 
@@ -48,6 +50,7 @@ def evaluate(
     queries: int | None = None,
     draws: int | None = None,
     price_per_1000: float | None = None,
+    diagnose: str = "subset",
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Report:
@@ -78,6 +81,8 @@ def evaluate(
     queries     the most that a sample may cost then, what the engine itself asks included
     draws       answers that make one, where an oracle answers at random; None: find out
     price_per_1000   of the oracle's answers, for the report
+    diagnose    "subset": whether the figure can be trusted, by probes on a few samples; "full": on
+                all of them; "off": not at all
     out         a folder for the run and its report; None: keep the outcomes in memory
     resume      go on with the run in `out`; the model must have parameters, whose hash tells it
 
@@ -120,17 +125,17 @@ def evaluate(
     )
     asked = asked_before(loaded)
     run = engine.Evaluation(spec, loaded.module, source, chosen, stand_ins, asked)
-    facts = run_facts(loaded, price_per_1000)
+    diagnosing = Diagnosing(run, diagnose)
+    facts = {**run_facts(loaded, price_per_1000), "diagnose": diagnose}
     if out is None:
         store = MemoryStore()
-        for _ in run.run(store):
+        for _ in itertools.chain(run.run(store), diagnosing.run(store)):
             pass
         record = new_record("attack", spec.to_dict(), spec.hash, [])
-        record |= {"status": "done", "fits": _facts(store.fits()), **facts}
-        return Report(record, store.shards.values())
+        return report_of({**record, "status": "done", **facts}, store)
     folder = RunFolder.start(Path(out), spec, argv(), resume=resume)
     folder.record |= facts
-    for _ in run.run(folder):
+    for _ in itertools.chain(run.run(folder), diagnosing.run(folder)):
         pass
     return conclude(folder)
 
@@ -188,9 +193,15 @@ def conclude(folder: RunFolder) -> Report:
     return write_report(folder)
 
 
+def report_of(record: dict[str, Any], store: Store) -> Report:
+    """The report of a run with that record of run.json, from what is stored."""
+    more = {"fits": _facts(store.fits()), "diagnosis": store.diagnosis()}
+    return Report({**record, **more}, store.shards())
+
+
 def write_report(folder: RunFolder) -> Report:
     """Derive report.json and report.html anew from the rows of a run."""
-    report = Report({**folder.record, "fits": _facts(folder.fits())}, folder.shards())
+    report = report_of(folder.record, folder)
     write_text(folder.path / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
     write_text(folder.path / "report.html", render(report))
     return report

@@ -18,8 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from . import diagnosis, training
 from . import evaluation as engine
-from . import training
 from .core.outcome import Shard
 from .core.victim import Ledger
 
@@ -65,9 +65,10 @@ class AttackProgress:
         self.tallies: dict[str, _Tally] = {}
         self.running: tuple[str, int, Ledger] | None = None
         self.happened = ""  # within the shard that is not measured yet
+        self.probing = ""  # what the diagnosis is at
         self.began = time.monotonic()
 
-    def on(self, event: engine.Event) -> None:
+    def on(self, event: engine.Event | diagnosis.Event) -> None:
         match event:
             case engine.Started():
                 self.total, self.earlier = event.total, event.done
@@ -89,6 +90,14 @@ class AttackProgress:
             case engine.ShardDone():
                 self._count(event.shard)
                 self.happened = ""
+            case diagnosis.ProbeStarted():
+                self.probing = (
+                    f"diagnosis {event.number}/{event.total} on {_samples(event.samples)}: "
+                    f"{event.probe}"
+                )
+                self.happened = self.probing
+            case diagnosis.ProbeDone():
+                self.happened = f"diagnosis: {event.probe} took {duration(event.seconds)}"
 
     def _count(self, shard: Shard) -> None:
         self.measured += len(shard)
@@ -112,12 +121,13 @@ class AttackProgress:
         """What figures cover: a resumed run tells those of its new samples only."""
         return "new samples: " if self.earlier else "so far: "
 
-    def worth_a_line(self, event: engine.Event, since: float) -> bool:
+    def worth_a_line(self, event: engine.Event | diagnosis.Event, since: float) -> bool:
         """Whether a log that last had a line `since` seconds ago should get one now."""
         last = self.earlier + self.measured == self.total
         if isinstance(event, engine.ShardDone):
             return last or since >= _PLAIN_INTERVAL
-        within = isinstance(event, engine.AttackStarted | engine.AttackDone)
+        steps = engine.AttackStarted | engine.AttackDone | diagnosis.ProbeStarted
+        within = isinstance(event, steps)
         return within and since >= _SILENCE
 
     def line(self) -> str:
@@ -160,7 +170,9 @@ class AttackProgress:
         for name, tally in self.tallies.items():
             table.add_row(name, str(tally.given), str(tally.broken), duration(tally.seconds))
         parts.append(table)
-        if self.running:
+        if self.probing:
+            parts.append(Text(self.probing, style="dim"))
+        elif self.running:
             name, given, ledger = self.running
             # What asks for no gradient is told by what it pays for; surrogates are paid nothing.
             asks = bool(ledger.queries.any()) and not bool(ledger.backwards.any())

@@ -115,7 +115,7 @@ class Evaluation:
         self._ensemble = Ensemble(self.surrogates)
         self._asking: Asking | None = None
         self._fitted: dict[str, Tensor] = {}
-        self._searching = Searching(self.spec, self.model, self._ensemble, self.device)
+        self.searching = Searching(self.spec, self.model, self._ensemble, self.device)
 
     def run(self, store: Store) -> Iterator[Event]:
         """Measure every shard that the store does not have yet."""
@@ -129,7 +129,7 @@ class Evaluation:
         yield Started(len(order), finished, len(starts), labels)
         with frozen(self.model), frozen(self._ensemble):
             if len(done) < len(starts):
-                self._searching.prepare(self.attacks, self.source)
+                self.searching.prepare(self.attacks, self.source)
                 yield from self._fit_all(store, everything)
             for index, start in enumerate(starts):
                 if index in done:
@@ -165,7 +165,7 @@ class Evaluation:
             name = label(attack)
             if number not in there:
                 ids, held_out = samples_for(attack, order, self.spec.limit)
-                victim = self._searching.victim(len(ids), attack)
+                victim = self.searching.victim(len(ids), attack)
                 yield AttackStarted(-1, f"{name} (crafting)", len(ids), victim.ledger)
                 with seeded(self.spec.seed, "model", "fit", number):
                     there[number] = craft(
@@ -290,7 +290,7 @@ class Evaluation:
         if self._asking is not None:
             searched = self._asking.allowed(rows)
         if self._asking is None or self.surrogates:
-            victim = self._searching.victim(len(rows), attack, goal[rows])
+            victim = self.searching.victim(len(rows), attack, goal[rows])
         else:
             victim, progress = self._asking.victim(attack, rows, goal[rows])
         x, goal = x[rows], goal[rows]

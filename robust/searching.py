@@ -12,6 +12,7 @@ from .core.defended import Defended
 from .core.goal import Goal
 from .core.oracle import Oracle
 from .core.outcome import RunSpec
+from .core.recorder import Recorder
 from .core.rng import seeded
 from .core.surrogate import Ensemble
 from .core.victim import Access, Original, Victim
@@ -34,9 +35,13 @@ class Searching:
     ) -> None:
         self.spec, self.model, self.ensemble, self.device = spec, model, ensemble, device
         self.copies: dict[bool, SearchCopy | None] = {}  # of the model, and of what it exposes
+        self._prepared = False
 
     def prepare(self, attacks: Sequence[Attack], source: Source) -> None:
-        """Make the copies that any of the attacks can gain by."""
+        """Make the copies that any of the attacks can gain by, once."""
+        if self._prepared:
+            return
+        self._prepared = True
         exact = self.spec.search == "exact" or isinstance(self.model, Oracle)
         if exact or len(self.ensemble) or self.spec.checks > 1:  # a random model has no copy
             return
@@ -53,22 +58,33 @@ class Searching:
                     compiled=self.spec.search == "compiled",
                 )
 
-    def victim(self, n: int, attack: Attack, goal: Goal | None = None) -> Victim:
+    def victim(
+        self,
+        n: int,
+        attack: Attack,
+        goal: Goal | None = None,
+        recorder: Recorder | None = None,
+    ) -> Victim:
         """Who answers this attack on n samples; without a goal, the model itself."""
         if len(self.ensemble):
             return Victim(
-                self.ensemble, n, attack.access, self.device, surrogates=len(self.ensemble)
+                self.ensemble,
+                n,
+                attack.access,
+                self.device,
+                surrogates=len(self.ensemble),
+                recorder=recorder,
             )
         seen = sees_through(attack, self.model)
         fast = self.copies.get(seen)
         if fast is None or goal is None or not _gains(attack):
-            return Victim(self.model, n, attack.access, self.device)
+            return Victim(self.model, n, attack.access, self.device, recorder=recorder)
         module = fast.module
         if seen:
             assert isinstance(self.model, Defended)
             module = Defended(self.model.model, module)
         original = Original(self._original(seen), goal, fast.band)
-        return Victim(module, n, attack.access, self.device, original=original)
+        return Victim(module, n, attack.access, self.device, original=original, recorder=recorder)
 
     def _original(self, seen: bool) -> nn.Module:
         return self.model.exposed if seen and isinstance(self.model, Defended) else self.model

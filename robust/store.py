@@ -4,6 +4,7 @@ RUN/run.json            what was asked (RunSpec), status, argv, versions
 RUN/shards/00000.h5     the rows of one shard and its adversarial examples
 RUN/queries/00000.answers     what an oracle answered for a shard that is not complete yet
 RUN/fitted/000.safetensors    what an attack crafted once for all samples, if any does
+RUN/diagnosis/NAME.json       what a probe found, by which the verdict on the run is given
 RUN/report.json, RUN/report.html    derived from those, by robust.reports
 """
 
@@ -78,20 +79,37 @@ class Store(Protocol):
     def write_fit(self, fit: Fit) -> None: ...
     def journal(self, name: str) -> Journal | None: ...
     def forget(self, name: str) -> None: ...
+    def shards(self) -> Iterator[Shard]: ...
+    def diagnosis(self) -> dict[str, dict[str, Any]]: ...
+    def write_diagnosis(self, name: str, facts: dict[str, Any]) -> None: ...
 
 
 class MemoryStore:
     """Shards kept in memory, for the Python API without a run folder."""
 
     def __init__(self) -> None:
-        self.shards: dict[int, Shard] = {}
+        self._shards: dict[int, Shard] = {}
         self._fits: dict[int, Fit] = {}
+        self._diagnosis: dict[str, dict[str, Any]] = {}
 
     def done(self) -> set[int]:
-        return set(self.shards)
+        return set(self._shards)
 
     def write(self, shard: Shard) -> None:
-        self.shards[shard.index] = shard
+        self._shards[shard.index] = shard
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards that are there, in order."""
+        return (self._shards[index] for index in sorted(self._shards))
+
+    def read(self, index: int) -> Shard:
+        return self._shards[index]
+
+    def diagnosis(self) -> dict[str, dict[str, Any]]:
+        return self._diagnosis
+
+    def write_diagnosis(self, name: str, facts: dict[str, Any]) -> None:
+        self._diagnosis[name] = facts
 
     def fits(self) -> dict[int, Fit]:
         return self._fits
@@ -186,6 +204,27 @@ class RunFolder:
         try:
             file.parent.mkdir(exist_ok=True)
             write_whole(file, lambda path: _write_fit(path, fit))
+        except OSError as error:
+            raise RobustError(f"cannot write to {self.path}: {error}") from error
+
+    def diagnosis(self) -> dict[str, dict[str, Any]]:
+        """What the probes have found, by their names."""
+        found = {}
+        for file in sorted((self.path / "diagnosis").glob("*.json")):
+            try:
+                found[file.stem] = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as error:
+                raise RobustError(
+                    f"{file} is damaged ({error}); delete it and run again with --resume"
+                ) from error
+        return found
+
+    def write_diagnosis(self, name: str, facts: dict[str, Any]) -> None:
+        """Keep what the probe of that name has found: values of JSON types."""
+        file = self.path / "diagnosis" / f"{name}.json"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(facts, indent=1) + "\n")
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error}") from error
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores run already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 

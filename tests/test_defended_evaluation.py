@@ -252,7 +252,7 @@ ATTACKS = (PGD(steps=3), Adaptive(attack=PGD(steps=3, loss="margin")))
 def test_a_sample_is_attacked_until_a_candidate_fools_in_every_draw(digits_net, digits):
     run, store = engine(Noisy(digits_net), *digits, ATTACKS, batch_size=60), MemoryStore()
     list(run.run(store))
-    (shard,) = store.shards.values()
+    (shard,) = store.shards()
     assert run.spec.checks == 20
     naive, adaptive = shard.attacks
     assert np.isin(shard.right * 20, np.arange(21)).all()
@@ -351,7 +351,7 @@ def test_what_lies_outside_the_ball_fools_in_no_draw(digits_net, digits):
     run.threat = dataclasses.replace(EPS, eps=0.01)
     store = MemoryStore()
     list(run.run(store))
-    rows = store.shards[0].attacks[0]
+    rows = store.read(0).attacks[0]
     far = rows.distance > 0.01
     assert far.any()
     assert not rows.fooled[far].any()
@@ -385,18 +385,18 @@ def test_both_sides_are_searched_on_a_copy_where_it_is_faster(digits, monkeypatc
         )  # fmt: skip
         run, store = Evaluation(spec, defended, source, attacks), MemoryStore()
         list(run.run(store))
-        found.append((run, store.shards[0]))
+        found.append((run, store.read(0)))
     (fast_run, copied), (plain_run, exact) = found
-    assert set(fast_run._searching.copies) == {False, True}
-    assert fast_run._searching.copies[True] is not None
-    assert not fast_run._searching.copies[True].low_precision
-    assert not plain_run._searching.copies
+    assert set(fast_run.searching.copies) == {False, True}
+    assert fast_run.searching.copies[True] is not None
+    assert not fast_run.searching.copies[True].low_precision
+    assert not plain_run.searching.copies
     for a, b in zip(copied.attacks, exact.attacks, strict=True):
         assert abs(int(a.success.sum()) - int(b.success.sum())) <= 2
     assert 5 < exact.attacks[1].success.sum() < 55
-    victim = fast_run._searching.victim(1, attacks[1], fast_run._goal(*[
+    victim = fast_run.searching.victim(1, attacks[1], fast_run._goal(*[
         torch.tensor([0]), x[:1], y[:1]])[1])  # fmt: skip
-    assert victim.model.exposed is fast_run._searching.copies[True].module
+    assert victim.model.exposed is fast_run.searching.copies[True].module
     assert victim._original.model is defended.exposed
     assert searching.sees_through(attacks[1], defended)
 

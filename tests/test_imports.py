@@ -37,6 +37,10 @@ ALLOWED = {
             *("searching", "store", "targets", "verification"),
         ),
     },
+    "diagnosis": {
+        *("chance", "core", "data", "diagnosis", "evaluation", "models", "preflight", "registry"),
+        *("store", "verification"),
+    },
     "training": {"training", "core", "data", "models", "preflight", "registry", "store"},
     "tuning": {
         *("core", "data", "models", "preflight", "registry", "reports", "store"),
@@ -46,15 +50,15 @@ ALLOWED = {
         *("certification", "core", "data", "evaluation", "models", "preflight", "reports"),
         "store",
     },
-    "console": {"core", "evaluation", "training"},
+    "console": {"core", "diagnosis", "evaluation", "training"},
     "opening": {"core", "data", "models", "oracles", "registry"},
     "planning": {
         *("asking", "core", "data", "evaluation", "models", "preflight", "probing", "registry"),
         "searching",
     },
     "api": {
-        *("core", "data", "evaluation", "models", "planning", "registry", "reports", "store"),
-        "views",
+        *("core", "data", "diagnosis", "evaluation", "models", "planning", "registry", "reports"),
+        *("store", "views"),
     },
     "commands": {
         *(
@@ -64,6 +68,7 @@ ALLOWED = {
             "console",
             "core",
             "data",
+            "diagnosis",
             "evaluation",
             "models",
             "opening",

@@ -70,7 +70,7 @@ def run(net, digits, attacks, search="auto", **options):
     store, engine = MemoryStore(), Evaluation(spec, net, source, attacks)
     for _ in engine.run(store):
         pass
-    return store.shards[0], engine
+    return store.read(0), engine
 
 
 def broken(shard):
@@ -81,9 +81,9 @@ def test_the_search_uses_the_copy_and_finds_the_same(net, digits):
     attacks = [PGD(steps=8, loss="margin")]
     copied, engine = run(net, digits, attacks)
     exact, plain = run(net, digits, attacks, search="exact")
-    made = engine._searching.copies[False]
+    made = engine.searching.copies[False]
     assert (made.folded, made.low_precision) == (3, False)
-    assert not plain._searching.copies
+    assert not plain.searching.copies
     assert 10 < len(broken(exact)[0]) < 55
     assert broken(copied) == broken(exact)
     a, b = copied.attacks[0], exact.attacks[0]
@@ -167,7 +167,7 @@ def test_searches_along_the_boundary_stay_on_the_model(facts, net, digits, monke
 def test_a_random_model_is_searched_as_it_is(net, digits):
     noisy = nn.Sequential(net, Jitter())
     _, engine = run(noisy, digits, [PGD(steps=2)])
-    assert engine._searching.copies[False] is None
+    assert engine.searching.copies[False] is None
 
 
 class Jitter(nn.Module):

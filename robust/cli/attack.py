@@ -103,6 +103,13 @@ from .options import BATCH_SIZE, NUMBER, RUNS, Numbers, model_options, oracle_op
     help="auto: on a faster copy of the model, which is asked itself near success; exact: on the "
     "model; compiled: on a copy made by torch.compile, which takes minutes at first.",
 )
+@click.option(
+    "--diagnose",
+    type=click.Choice(["subset", "full", "off"]),
+    default="subset",
+    show_default=True,
+    help="Find out whether the figure can be trusted, by probes on 16 to 64 samples, or on all.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 @click.option(

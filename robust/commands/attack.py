@@ -1,5 +1,6 @@
 """What `robust attack` does."""
 
+import itertools
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ from robust import api, console
 from robust.core.errors import RobustError
 from robust.core.oracle import Oracle, Remote
 from robust.data import Source
+from robust.diagnosis import Diagnosing
 from robust.evaluation import Evaluation
 from robust.models import Loaded
 from robust.opening import load_surrogate, open_model_and_data, threat_of
@@ -89,14 +91,14 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
-    folder.record |= api.run_facts(loaded, price)
+    folder.record |= {**api.run_facts(loaded, price), "diagnose": options["diagnose"]}
     _keep_preflight(folder, loaded)
 
     quiet = options["quiet"]
     stand_ins = [one.module for one in surrogates]
     asked = asked_before(loaded)
     run = Evaluation(spec, loaded.module, source, attacks, stand_ins, asked)
-    _measure(run, folder, options["path"], quiet)
+    _measure(run, Diagnosing(run, options["diagnose"]), folder, options["path"], quiet)
     report = api.conclude(folder)
     if options["as_json"]:
         print(json.dumps(report.to_json(), indent=1))
@@ -136,15 +138,18 @@ def _keep_preflight(folder: RunFolder, loaded: Loaded) -> None:
     journal.close()
 
 
-def _measure(run: Evaluation, folder: RunFolder, model: str, quiet: bool) -> None:
-    """Run to the end; an interruption or error leaves a folder that says so, if any."""
+def _measure(
+    run: Evaluation, diagnosing: Diagnosing, folder: RunFolder, model: str, quiet: bool
+) -> None:
+    """Run to the end and diagnose; an interruption or error leaves a folder that says so."""
     threat, data = run.spec.threat, run.spec.data
     title = f"{model} on {data['source']}  {threat['norm']} eps {threat['eps']:.4g}"
     progress = console.AttackProgress(title)
     try:
         if folder.begun():
             folder.save(status="running")
-        for _ in console.follow(run.run(folder), progress, quiet=quiet):
+        events = itertools.chain(run.run(folder), diagnosing.run(folder))
+        for _ in console.follow(events, progress, quiet=quiet):
             pass
     except KeyboardInterrupt:
         if not folder.begun():

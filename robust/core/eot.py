@@ -53,7 +53,7 @@ class _Averaged(Victim):
         vars(averaged).update(vars(victim))
         averaged._draws, averaged._asked = draws, draws * victim._asked
         averaged._single = copy.copy(victim)
-        averaged._single._watch = None  # it is the mean that counts
+        averaged._single._watch = averaged._single._recorder = None  # it is the mean that counts
 
         def model(x: Tensor) -> Tensor:
             return torch.stack([as_logits(victim.model(x), len(x)) for _ in range(draws)]).mean(0)
@@ -76,7 +76,7 @@ class _Averaged(Victim):
             more = self._single.jacobian(x, values)
             logits, found, gradient = logits + more[0], found + more[1], gradient + more[2]
         logits = logits / self._draws
-        self._see(logits)
+        self._see(x, logits)
         return logits, found / self._draws, gradient / self._draws
 
     def _each(self, passes: int) -> Tensor:

@@ -14,6 +14,7 @@ from .goal import Goal, as_logits
 from .grid import Grid
 from .oracle import Oracle
 from .progress import Progress
+from .recorder import Recorder
 
 CONFIRM = 10  # further draws of an answer that would end a search
 
@@ -94,6 +95,7 @@ class Victim:
     pool        samples of other classes to start from
     progress    is told every answer
     grid        the values that the model can be sent; what is asked is moved onto it, towards x
+    recorder    keeps what every answer showed, step by step
 
     `model` may be an Oracle: then an answer that is known already is no query, and one that takes
     several draws is as many.
@@ -112,6 +114,7 @@ class Victim:
         pool: Pool | None = None,
         progress: Progress | None = None,
         grid: Grid | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.model, self.access, self.pool = model, access, pool
         self._networks, self._asked = max(1, surrogates), int(not surrogates)
@@ -122,6 +125,7 @@ class Victim:
         self._watch: tuple[Watch, Goal, Tensor] | None = None
         self._original = original
         self._budget, self._progress, self._grid = budget, progress, grid
+        self._recorder = recorder
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -253,6 +257,8 @@ class Victim:
         logits, values, gradients = victim.jacobian(
             x, lambda logits: loss(logits, goal).unsqueeze(1)
         )
+        if self._recorder is not None:
+            self._recorder.climb(self._rows, values[:, 0], gradients[:, 0])
         return logits, values[:, 0], gradients[:, 0]
 
     def jacobian(
@@ -317,13 +323,15 @@ class Victim:
                 seen = float(off.nan_to_num(nan=0.0, posinf=0.0).amax())
                 original.band = max(original.band, 2 * seen)
                 logits = logits.index_copy(0, rows, own.to(logits.dtype))
-        self._see(logits)
+        self._see(x, logits)
         if self._progress is not None:
             self._progress.see(self._rows, x, logits, self.ledger.queries[self._rows])
         return logits
 
-    def _see(self, logits: Tensor) -> None:
-        """Enter the margins of an answer in the record of who watches."""
+    def _see(self, x: Tensor, logits: Tensor) -> None:
+        """Enter an answer at x in the records of who watches."""
+        if self._recorder is not None:
+            self._recorder.see(self._rows, x, logits)
         if self._watch is not None:
             watch, goal, places = self._watch
             margin = goal.margin(logits).to(watch.margin.dtype).nan_to_num(nan=-float("inf"))

@@ -47,8 +47,7 @@ def evaluation(net, attacks=(ATTACK,), limit=90, threat=None, **options):
 def outcomes(store):
     """Everything that is stored but wall times, bit for bit."""
     found = {}
-    shards = store.shards.values() if isinstance(store, MemoryStore) else store.shards()
-    for shard in shards:
+    for shard in store.shards():
         for part in (shard, *shard.attacks):
             for name, value in vars(part).items():
                 if isinstance(value, np.ndarray):
@@ -93,7 +92,7 @@ def test_every_shard_gets_the_same_perturbation(digits_net):
     fit = store.fits()[0]
     assert fit.tensor.shape == (1, 1, 8, 8)
     broken = 0
-    for shard in store.shards.values():
+    for shard in store.shards():
         (rows,) = shard.attacks
         x = shard.x[np.searchsorted(shard.kept, rows.rows[rows.success])]
         assert np.abs(rows.x_adv - (x + fit.tensor).clip(0, 1)).max() < 1e-6
@@ -204,7 +203,7 @@ def test_two_of_them_have_their_own(digits_net):
     list(evaluation(digits_net, attacks, every=True).run(store))
     assert sorted(store.fits()) == [0, 1]
     assert not np.array_equal(store.fits()[0].tensor, store.fits()[1].tensor)
-    for shard in store.shards.values():
+    for shard in store.shards():
         for number, rows in enumerate(shard.attacks):
             x = shard.x[np.searchsorted(shard.kept, rows.rows[rows.success])]
             expected = (x + store.fits()[number].tensor).clip(0, 1)
@@ -214,7 +213,7 @@ def test_two_of_them_have_their_own(digits_net):
 def test_targets_are_aimed_at(digits_net):
     store = MemoryStore()
     list(evaluation(digits_net, threat=Linf(0.4), targeted="3").run(store))
-    for shard in store.shards.values():
+    for shard in store.shards():
         (rows,) = shard.attacks
         assert (rows.prediction[rows.success] == 3).all()
         assert rows.success.mean() > 0.5
