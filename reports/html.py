@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import charts, pictures, query_charts, text, training
 from .charts import Series
+from .checks import GROUPS
 from .rows import Example
 from .summary import Report
 
@@ -27,7 +28,7 @@ pages = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-pages.globals |= {"charts": charts, "nbsp": text.NARROW}
+pages.globals |= {"charts": charts, "check_groups": GROUPS, "nbsp": text.NARROW}
 pages.filters |= {
     "percent": text.percent,
     "interval": text.interval,

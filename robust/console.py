@@ -366,8 +366,25 @@ def attack_results(report: Any, where: str | None) -> None:
         known = f" ({oracle['repeated']:,} answers were known)" if oracle["repeated"] else ""
         price = f", {report.priced}" if report.priced else ""
         console.print(f"asked the model {oracle['asked']:,} times in all{known}{price}")
+    _verdict(console, report.verdict)
     for note in report.notes:
         style = "bold yellow" if note == report.false_security_words else "yellow"
         console.print(f"note: {plain(note)}", style=style)
     if where:
         console.print(f"report: {where}", soft_wrap=True)
+
+
+_STYLES = {"trustworthy": "green", "doubtful": "bold yellow", "broken": "bold red"}
+
+
+def _verdict(console: Console, verdict: Any) -> None:
+    """Whether the figures can be trusted, with the gravest reasons if not."""
+    if verdict is None:
+        return
+    masked = "; the model masks its gradients" if verdict.masked else ""
+    console.print(f"verdict: {verdict.status}{masked}", style=_STYLES[verdict.status])
+    if verdict.status != "trustworthy":
+        for reason in verdict.reasons[:3]:
+            console.print(f"  - {plain(reason)}")
+        if len(verdict.reasons) > 3:
+            console.print(f"  - and {len(verdict.reasons) - 3} more, in the report")

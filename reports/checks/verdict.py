@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from .. import text
 from .check import Check
 
 if TYPE_CHECKING:
@@ -14,8 +18,14 @@ GROUPS = {
     "ioaf": "Indicators of attack failure (Pintor et al., 2106.09947)",
     "autoattack": "AutoAttack's flags (Croce & Hein, 2003.01690)",
     "binarisation": "The binarisation test (Zimmermann et al., 2206.13991)",
-    "convergence": "Convergence",
+    "convergence": "Convergence, and a second opinion",
 }
+
+# What speaks for a number that no check speaks against, the strongest first.
+_SPEAKS = ("second-opinion", "convergence", "binarisation", "convergence-estimate", "unbounded")
+_MUCH = 0.05  # robust accuracy above which what masks gradients may hide more
+
+Status = Literal["trustworthy", "doubtful", "broken"]
 
 
 @dataclass(frozen=True)
@@ -26,21 +36,94 @@ class Verdict:
                 says nothing)
     reasons     one sentence each, the gravest first
     masked      whether the model masks its gradients; None where that was not looked at
+    basis       on how many samples and checks it rests, a sentence
     """
 
-    status: Literal["trustworthy", "doubtful", "broken"]
+    status: Status
     reasons: list[str]
     masked: bool | None
+    basis: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
+def judge(report: "Report", checks: Sequence[Check]) -> Verdict | None:
+    """The verdict that these checks lead to; None where none of them had anything to look at.
+
+    One failed check that makes the number broken is enough, then one that makes it doubtful. It is
+    doubtful, too, where the model masks its gradients, or where how to attack it was a guess, and
+    more than a twentieth of the samples is left.
+    """
+    applied = [check for check in checks if check.status != "not applicable"]
+    if not applied:
+        return None
+    masking = [check for check in applied if check.masking]
+    masked = any(check.failed for check in masking) if masking else None
+    broken = [said(check) for check in applied if check.failed and check.weight == "broken"]
+    doubtful = [said(check) for check in applied if check.failed and check.weight == "doubtful"]
+    doubtful += _left_open(report, masked=bool(masked))
+    status: Status = "broken" if broken else "doubtful" if doubtful else "trustworthy"
+    reasons = [*broken, *doubtful] or _in_favour(applied)
+    return Verdict(status, reasons, masked, _basis(report, applied))
+
+
+def said(check: Check) -> str:
+    """A check as a reason: what was measured, and what that means."""
+    figure = f" ({check.figure})" if check.figure else ""
+    return f"{check.title}{figure}: {check.meaning}"
+
+
+def _left_open(report: "Report", *, masked: bool) -> list[str]:
+    """Reasons to doubt that no single check shows."""
+    left = report.robust_accuracy
+    if not left > _MUCH:
+        return []
+    found = []
+    if masked:
+        found.append(
+            f"The model masks its gradients, and {text.percent(left)} of the samples are left: "
+            "attacks made for it may leave less."
+        )
+    if report.spec["model"].get("guessed") and report.defenses:
+        found.append(
+            "How to attack the model's defense was guessed: attacks made for it may leave less."
+        )
+    return found
+
+
+def _in_favour(applied: Sequence[Check]) -> list[str]:
+    by_key = {check.key: check for check in applied if check.status == "passed"}
+    found = [said(by_key[key]) for key in _SPEAKS if key in by_key]
+    return found or ["No check speaks against it."]
+
+
+def _basis(report: "Report", applied: Sequence[Check]) -> str:
+    failed = sum(check.failed for check in applied)
+    seen = max((int(facts.get("n") or 0) for facts in report.diagnosis.values()), default=0)
+    seconds = sum(float(facts.get("seconds") or 0) for facts in report.diagnosis.values())
+    told = f"{text.plural(len(applied), 'check')} applied, {failed} failed."
+    if seen:
+        told += (
+            f" They looked at {text.plural(seen, 'sample')} that the attacks could work on, chosen "
+            f"at random, for {text.seconds(seconds)}: what shows in fewer than one of {seen} "
+            "samples may have been missed."
+        )
+    return told
+
+
 def of(report: "Report") -> list[Check]:
     """Every check of a run, group by group; [] where it was not diagnosed."""
-    return []
+    if report.run.get("diagnose", "off") == "off":
+        return []
+    order = list(GROUPS)
+    found = [check for module in modules() for check in module.checks(report)]
+    return sorted(found, key=lambda check: order.index(check.group))
 
 
-def judge(report: "Report", checks: Sequence[Check]) -> Verdict | None:
-    """The verdict that these checks lead to; None where nothing was checked."""
-    return None
+def modules() -> list[ModuleType]:
+    """The files of this folder that make checks."""
+    here = import_module(__package__ or "")
+    names = sorted(module.name for module in iter_modules(here.__path__))
+    found = [import_module(f".{name}", __package__) for name in names]
+    return [module for module in found if hasattr(module, "checks")]
