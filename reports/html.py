@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import charts, pictures, query_charts, text, training
 from .charts import Series
 from .checks import GROUPS
-from .rows import Example
+from .gallery import Example
 from .summary import Report
 
 # Characters that pictures may take in a page; the rest of it is far below the 2 MB it may have.

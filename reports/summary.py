@@ -11,8 +11,9 @@ from robust.core.threat import COUNTS
 
 from . import checks, defended, notes, oracle, record, text
 from .checks import Check, Verdict
+from .gallery import Example
 from .rates import Interval, rate, ratio, wilson
-from .rows import Columns, Example, Tally, Whole, consume
+from .rows import Columns, Tally, Whole, consume
 
 ACCESS = {1: "labels", 2: "scores", 3: "gradient"}
 
