@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 Interval = tuple[float, float]
 
 
-def wilson(k: float, n: int) -> Interval:
-    """95 % Wilson score interval of k out of n; NaN for n = 0.
+def wilson(k: float, n: int, level: float = 0.95) -> Interval:
+    """The Wilson score interval of k out of n, of 95 % unless said otherwise; NaN for n = 0.
 
     k may be a sum of shares of draws, one for each sample, which no library's interval takes. It is
     wide enough then: shares in [0, 1] of mean p vary by p(1 − p) at most, the draws included, and
@@ -18,7 +18,7 @@ def wilson(k: float, n: int) -> Interval:
     """
     if n == 0:
         return math.nan, math.nan
-    z, p = float(norm.ppf(0.975)), k / n
+    z, p = float(ndtri((1 + level) / 2)), k / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half) if k else 0.0, min(1.0, centre + half) if k < n else 1.0
