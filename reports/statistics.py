@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
-from scipy.stats import beta, binom, binomtest, bootstrap, permutation_test
+from scipy.special import ndtr, ndtri
+from scipy.stats import beta, binom, binomtest, bootstrap, fisher_exact, permutation_test
 
 from .rates import Interval, rate, wilson
 
@@ -183,6 +183,43 @@ def _resampled(values: NDArray[np.float64]) -> Interval:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Two models on samples that have nothing to do with each other; names as in `Paired`."""
+
+    difference: float
+    interval: Interval
+    p: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p < 1 - LEVEL
+
+
+def unpaired(k: float, n: int, other_k: float, other_n: int) -> Unpaired:
+    """Whether k right out of n is more, or less, than other_k out of other_n, other samples.
+
+    Fisher's exact test, and Newcombe's hybrid score interval (1998, Statistics in Medicine 17:873,
+    method 10). Where the k are sums of shares, the test of two rates by a common one, for shares
+    vary no more than outcomes do.
+    """
+    if not (n and other_n):
+        return Unpaired(math.nan, (math.nan, math.nan), 1.0)
+    one, other = k / n, other_k / other_n
+    (low, high), (other_low, other_high) = wilson(k, n), wilson(other_k, other_n)
+    interval = (
+        one - other - math.hypot(one - low, other_high - other),
+        one - other + math.hypot(high - one, other - other_low),
+    )
+    if float(k).is_integer() and float(other_k).is_integer():
+        p = float(fisher_exact([[k, n - k], [other_k, other_n - other_k]]).pvalue)
+    else:
+        common = (k + other_k) / (n + other_n)
+        spread = math.sqrt(common * (1 - common) * (1 / n + 1 / other_n))
+        p = 2 * float(ndtr(-abs(one - other) / spread)) if spread else 1.0
+    return Unpaired(one - other, interval, p)
 
 
 def macro(sums: Sequence[float], sizes: Sequence[int]) -> tuple[float, Interval]:

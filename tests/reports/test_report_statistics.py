@@ -181,6 +181,25 @@ def test_paired_intervals_cover() -> None:
     assert np.mean(false) < 0.05  # an exact test errs on the safe side
 
 
+def test_unpaired_rates_of_known_values() -> None:
+    # Newcombe 1998 (Stat. Med. 17:873), table II, method 10: 56/70 and 48/80, 9/10 and 3/10.
+    found = statistics.unpaired(56, 70, 48, 80)
+    assert found.difference == pytest.approx(0.2)
+    assert found.interval == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert found.significant
+    assert statistics.unpaired(9, 10, 3, 10).interval == pytest.approx((0.1705, 0.8090), abs=5e-5)
+    # Fisher's tea: the table 3 1 / 1 3 has two-sided p 34 / 70.
+    assert statistics.unpaired(3, 4, 1, 4).p == pytest.approx(34 / 70)
+    assert statistics.unpaired(0, 0, 1, 4).p == 1
+
+
+def test_unpaired_shares_are_tested_as_counts_are() -> None:
+    counts, shares = (statistics.unpaired(k, 400, 260, 400) for k in (220, 220.5))
+    assert shares.p == pytest.approx(counts.p, rel=0.2)
+    assert shares.interval == pytest.approx(counts.interval, abs=0.002)
+    assert statistics.unpaired(0.5, 1, 0.5, 1).p == 1
+
+
 def test_macro_average_of_unequal_classes() -> None:
     mean, (low, high) = statistics.macro([90, 5], [100, 10])
     assert mean == pytest.approx(0.7)
