@@ -1,5 +1,6 @@
 """What is diagnosed: a finished run, and some of the samples that it attacked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,6 +121,12 @@ class Subject:
         """
         return (self.left > 0.5).nonzero().squeeze(1)
 
+    def parts(self, rows: Tensor | None = None) -> Sequence[Tensor]:
+        """The samples `rows` (None: all) in batches of the run's size: int64 (k,) each."""
+        if rows is None:
+            rows = torch.arange(len(self), device=self.x.device)
+        return torch.split(rows, self.spec.batch_size) if len(rows) else ()
+
     def search(
         self,
         attack: Attack,
@@ -136,8 +143,6 @@ class Subject:
         Raises RobustError where the attack does not answer such a question.
         """
         threat = threat or self.threat
-        if rows is None:
-            rows = torch.arange(len(self), device=self.x.device)
         attack.check(
             threat,
             targeted=self.goal.targeted,
@@ -145,7 +150,7 @@ class Subject:
             classes=int(self.spec.model["num_classes"]),
         )
         found = []
-        for number, part in enumerate(torch.split(rows, self.spec.batch_size)):
+        for number, part in enumerate(self.parts(rows)):
             rng = generator(self.spec.seed, "diagnosis", repr(attack), salt, number)
             found.append(self._search(attack, part, threat, rng))
         return found

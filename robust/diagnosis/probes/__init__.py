@@ -11,6 +11,12 @@ from typing import Any
 
 from robust.diagnosis.subject import Subject
 
+from . import answers, gradients, reference
+
 Probe = Callable[[Subject], dict[str, Any]]
 
-PROBES: dict[str, Probe] = {}
+PROBES: dict[str, Probe] = {
+    "answers": answers.probe,
+    "gradients": gradients.probe,
+    "reference": reference.probe,
+}
