@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robust.core.outcome import REFUSALS, AttackRows, Bools, Floats, Ints, Shard
 
@@ -31,6 +32,8 @@ class Tally:
     fooled   sum over the successes that were checked again, `checked` of them, of the share of
              these checks that they passed
     shares   the same sum over all samples that it was given
+    reached  of each sample that it was given, the distance at which the goal was reached, be it
+             outside the ball; inf where it was not
 
     Of a random model samples count by shares: see `Shard.withstood`.
     """
@@ -52,6 +55,7 @@ class Tally:
     fooled: float = 0.0
     checked: int = 0
     shares: float = 0.0
+    reached: list[Floats] = field(default_factory=list)
 
     def add(self, rows: AttackRows) -> None:
         self.given += len(rows.rows)
@@ -64,6 +68,7 @@ class Tally:
         self.seconds += float(rows.seconds)
         self.refused.update(REFUSALS[code] for code in rows.refused[rows.refused > 0].tolist())
         self.economy.add(rows)
+        self.reached.append(_reached(rows))
         if len(rows.fooled):
             self.fooled += float(rows.fooled[rows.success].sum())
             self.checked += int(rows.success.sum())
@@ -94,9 +99,12 @@ class Columns:
     survives_8bit   of that attack's example: 1 yes, 0 no, −1 not asked
     right           1 where the sample is right, else 0; of a random model the share of draws
     left, naive     the same under all attacks, and under those that do not see through defenses
+    worst           the highest goal margin shown at the clean sample or a candidate inside the ball
+    broke           (n, attacks): 1 the attack broke the sample, 0 it failed, −1 it was not given it
     The other names are those of Shard.
     """
 
+    ids: Ints
     labels: Ints
     targets: Ints
     prediction: Ints
@@ -107,6 +115,9 @@ class Columns:
     right: Floats
     left: Floats
     naive: Floats
+    margin: Floats
+    worst: Floats
+    broke: NDArray[np.int8]
 
     @property
     def correct(self) -> Bools:
@@ -150,12 +161,11 @@ def consume(
         if unknown := set(by_label) - set(labels):
             raise ValueError(f"shard {shard.index} holds attacks the run never asked: {unknown}")
         order = [by_label.get(label) for label in labels]
-        part = _columns(shard, order, tallies, aware)
+        part = _columns(shard, order, tallies, aware, eps)
         gallery.offer(shard, part.first, order)
         parts.append(part)
         whole.add(shard)
-    none, nowhere = np.zeros(0, np.int64), np.zeros(0)
-    parts.append(Columns(none, none, none, nowhere, none, none, none, nowhere, nowhere, nowhere))
+    parts = parts or [_nothing(len(attacks))]
 
     def joined(name: str) -> Any:
         return np.concatenate([getattr(part, name) for part in parts])
@@ -164,9 +174,29 @@ def consume(
     return columns, tallies, gallery, whole
 
 
+def _nothing(attacks: int) -> Columns:
+    """The columns of no sample."""
+    whole = ("ids", "labels", "targets", "prediction", "first", "adv_prediction", "survives_8bit")
+    columns: dict[str, Any] = {column.name: np.zeros(0) for column in fields(Columns)}
+    columns |= {name: np.zeros(0, np.int64) for name in whole}
+    return Columns(**columns | {"broke": np.zeros((0, attacks), np.int8)})
+
+
+def _reached(rows: AttackRows) -> Floats:
+    """The distance at which each candidate reached the goal; inf where it did not."""
+    hit = rows.fooled >= 0.5 if len(rows.fooled) else rows.success | (rows.margin > 0)
+    return np.where(hit & (rows.refused == 0), rows.distance, np.inf)
+
+
 def _columns(
-    shard: Shard, order: list[AttackRows | None], tallies: list[Tally], aware: list[bool]
+    shard: Shard,
+    order: list[AttackRows | None],
+    tallies: list[Tally],
+    aware: list[bool],
+    eps: float,
 ) -> Columns:
+    worst = shard.margin.astype(np.float64)
+    broke = np.full((len(shard), len(order)), -1, dtype=np.int8)
     first, adv_prediction, survives = np.full((3, len(shard)), -1, dtype=np.int64)
     most = np.zeros(len(shard))
     for a, (rows, tally) in enumerate(zip(order, tallies, strict=True)):
@@ -176,6 +206,10 @@ def _columns(
         if rows is None:
             continue
         tally.add(rows)
+        broke[rows.rows, a] = rows.success
+        inside = (rows.refused == 0) & (rows.distance <= eps * (1 + 1e-9))
+        at = rows.rows[inside]
+        worst[at] = np.fmax(worst[at], rows.margin[inside])
         hit = rows.rows[rows.success]
         wins = (rows.trial if shard.random else np.ones(len(rows.rows)))[rows.success]
         new = wins > most[hit]
@@ -184,6 +218,7 @@ def _columns(
         survives[hit[new]] = rows.survives_8bit[rows.success][new]
     there = [(rows, known) for rows, known in zip(order, aware, strict=True) if rows is not None]
     return Columns(
+        ids=shard.ids.copy(),
         labels=shard.labels.copy(),
         targets=shard.targets.copy(),
         prediction=shard.prediction.copy(),
@@ -194,4 +229,7 @@ def _columns(
         right=shard.withstood([]),
         left=shard.withstood([rows for rows, _ in there]),
         naive=shard.withstood([rows for rows, known in there if not known]),
+        margin=shard.margin.astype(np.float64),
+        worst=worst,
+        broke=broke,
     )
