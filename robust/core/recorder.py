@@ -10,24 +10,40 @@ from .threat import Threat
 class Recorder:
     """Keeps, of a search on the batch x (n, …), each sample's answers in the order they came.
 
-    n samples. Where a sample was asked several times in one call, what is kept is its best answer.
+    n samples. Where a sample was asked several times in one call, what is kept is its best answer,
+    and it counts as one.
 
     reached     bool (n,): some answer, at a point of ball and box, reached the goal
+    best        (n, …), the point of highest goal margin among those; x where there is none
+    asked       int64 (n,): how many answers the sample was given
+    first       int64 (n,): the how-manieth of them was the first to reach the goal; 0 where none
     """
 
     def __init__(self, x: Tensor, goal: Goal, threat: Threat) -> None:
         self.x, self.goal, self.threat = x, goal, threat
-        self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        n, device = len(x), x.device
+        self.reached = torch.zeros(n, dtype=torch.bool, device=device)
+        self.best = x.clone()
+        self.asked, self.first = torch.zeros(2, n, dtype=torch.int64, device=device)
+        self._highest = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
         self._margins: list[Tensor] = []
+        self._inside: list[Tensor] = []
+        self._near: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._lengths: list[Tensor] = []
 
     def see(self, rows: Tensor, z: Tensor, logits: Tensor) -> None:
         """Enter the answers at z (k, …) for the samples `rows`, int64 (k,)."""
-        goal, x = self.goal[rows], self.x[rows]
-        hit = goal.reached(logits) & self.threat.in_box(z) & self.threat.in_ball(x, z)
-        self.reached[rows[hit]] = True
-        self._margins.append(self._column(rows, goal.margin(logits)))
+        margin, reached = self.goal[rows].margin(logits).double(), self.goal[rows].reached(logits)
+        distance, boxed = self.threat.distance(self.x[rows], z), self.threat.in_box(z)
+        inside = boxed & (distance <= self.threat.eps)
+        self.asked += torch.bincount(rows, minlength=len(self.x)).clamp(max=1)
+        hit = (reached & inside).nonzero().squeeze(1)
+        self._keep(rows[hit], z[hit], margin[hit])
+        nowhere = torch.full_like(margin, torch.nan)
+        self._margins.append(self._column(rows, margin))
+        self._inside.append(self._column(rows, torch.where(inside, margin, nowhere)))
+        self._near.append(self._column(rows, torch.where(reached & boxed, -distance, nowhere)))
 
     def climb(self, rows: Tensor, loss: Tensor, gradient: Tensor) -> None:
         """Enter a step of ascent: the loss (k,) that it raises, and its gradient (k, …)."""
@@ -40,6 +56,18 @@ class Recorder:
         return self._joined(self._margins)
 
     @property
+    def inside(self) -> Tensor:
+        """The same at points of ball and box alone, NaN elsewhere too: float64 (n, answers)."""
+        return self._joined(self._inside)
+
+    @property
+    def distances(self) -> Tensor:
+        """Of answers that reach the goal, inside the ball or not: their points' distances from x,
+        float64 (n, answers); NaN elsewhere.
+        """
+        return -self._joined(self._near)
+
+    @property
     def losses(self) -> Tensor:
         """The losses that were raised by gradient, float64 (n, number of steps); NaN likewise."""
         return self._joined(self._losses)
@@ -49,9 +77,24 @@ class Recorder:
         """Euclidean lengths of their gradients, float64 (n, number of steps); NaN likewise."""
         return self._joined(self._lengths)
 
+    def _keep(self, rows: Tensor, z: Tensor, margin: Tensor) -> None:
+        """Enter successes, each with its margin; a sample may be among `rows` more than once."""
+        order = margin.argsort(stable=True)
+        rows, z, margin = rows[order], z[order], margin[order]
+        new = rows[~self.reached[rows]]
+        self.first[new] = self.asked[new]
+        self.reached[rows] = True
+        places = torch.arange(len(rows), device=rows.device)
+        last = torch.full_like(self.first, -1).scatter_reduce(0, rows, places, "amax")
+        last = last[last >= 0]  # of each sample the highest
+        last = last[margin[last] > self._highest[rows[last]]]
+        self.best[rows[last]], self._highest[rows[last]] = z[last], margin[last]
+
     def _column(self, rows: Tensor, values: Tensor) -> Tensor:
         n = len(self.x)
         worst = torch.full((n,), -torch.inf, dtype=torch.float64, device=values.device)
+        told = ~values.isnan()
+        rows, values = rows[told], values[told]
         found = worst.scatter_reduce(0, rows, values.detach().double(), "amax")
         asked = torch.zeros(n, dtype=torch.bool, device=values.device).index_fill(0, rows, True)
         return found.masked_fill(~asked, torch.nan)

@@ -11,7 +11,7 @@ from typing import Any
 
 from robust.diagnosis.subject import Subject
 
-from . import answers, gradients, reference
+from . import answers, gradients, reference, traces
 
 Probe = Callable[[Subject], dict[str, Any]]
 
@@ -19,4 +19,5 @@ PROBES: dict[str, Probe] = {
     "answers": answers.probe,
     "gradients": gradients.probe,
     "reference": reference.probe,
+    "traces": traces.probe,
 }

@@ -20,7 +20,7 @@ _LAST = 0.1  # share of a sample's answers that is the end of its search
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-def traces(subject: Subject) -> dict[str, Any]:
+def probe(subject: Subject) -> dict[str, Any]:
     """Run the attacks with gradients once more, on what the former ones left, and follow them.
 
     Indicators of attack failure are those of Pintor et al., 2106.09947. Returns "attacks", a dict
