@@ -11,7 +11,8 @@ from scipy.stats import norm
 
 from . import charts, text
 from .charts import Series
-from .html import pages, repeat
+from .html import repeat
+from .page import fill
 from .rates import Interval, rate, wilson
 
 Row = Mapping[str, Any]
@@ -167,7 +168,8 @@ def _plain(value: float) -> float | None:
 def render_certification(found: Certificates) -> str:
     """The page of a certification."""
     model = str(found.spec["model"].get("path") or "").replace("\\", "/").rpartition("/")[2]
-    page: str = pages.get_template("certification.html.jinja").render(
+    return fill(
+        "certification.html.jinja",
         found=found,
         run=found.record,
         spec=found.spec,
@@ -180,7 +182,6 @@ def render_certification(found: Certificates) -> str:
         ],
         repeat=repeat(found.record, found.seconds),
     )
-    return page
 
 
 def _curve(found: Certificates) -> Markup:

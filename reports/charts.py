@@ -1,6 +1,7 @@
-"""Charts as inline SVG: no script, no network, colours from the page's CSS custom properties.
+"""Charts as inline SVG: no network, colours from the page's CSS custom properties.
 
-Every chart has a text alternative, and shows its values on hover. Marks carry the classes s0 … s3
+Every chart has a text alternative, and shows its values on hover; the page's script reads them out
+to the keyboard as well. Marks carry the classes s0 … s3
 of their series, which the page colours, so that light, dark and print need one chart.
 """
 
@@ -17,6 +18,7 @@ WIDTH, HEIGHT = 330.0, 210.0
 HOVER = 1000  # beyond, columns are too narrow to point at
 COLOURS = 4  # of series; beyond, colours come again
 CHAR = 6.2  # width of a digit at the charts' font size, with a margin for wider fonts
+READ = ' data-read="x"'  # the page's script reads the values of such a chart out: see script.js
 RIGHT, TOP, BELOW = WIDTH - 16, 26.0, 38.0  # where the plane of a chart ends; labels stand below
 
 
@@ -140,10 +142,11 @@ def line_chart(
             out.append(f'<path class="line raw {colour}" d="{_path(xs, s.raw, px, py)}"/>')
     for i, s in enumerate(series):
         out += _line(xs, s, f"s{i % COLOURS}", px, py)
-    if hover and len(xs) <= HOVER:
+    readable = hover and len(xs) <= HOVER
+    if readable:
         out += _hover(xs, series, px, (left, right, top, bottom), f"{x_name} ", x_text, y_text)
     return Markup(
-        f'<svg class="chart" role="img" aria-label="{escape(label)}" '
+        f'<svg class="chart" role="img" aria-label="{escape(label)}"{READ if readable else ""} '
         f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(out)}</svg>'
     )
 
@@ -295,7 +298,7 @@ def _hover(
             if value is not None and math.isfinite(value):
                 lines.append(f"{s.name}: {y_text(value)}")
         out.append(
-            f'<rect class="hover" x="{edges[i]:.1f}" y="{top:.1f}" '
+            f'<rect class="hover" data-x="{centres[i]:.1f}" x="{edges[i]:.1f}" y="{top:.1f}" '
             f'width="{max(edges[i + 1] - edges[i], 0.1):.1f}" height="{bottom - top:.1f}">'
             f"<title>{escape(chr(10).join(lines))}</title></rect>"
         )

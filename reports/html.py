@@ -1,19 +1,17 @@
-"""Figures → one HTML page: no network, no script, every user string escaped."""
+"""Figures → one HTML page: no network, every user string escaped."""
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from . import charts, pictures, query_charts, text, training
 from .charts import Series
-from .checks import GROUPS
 from .gallery import Example
+from .page import fill
 from .summary import Report
 
 # Characters that pictures may take in a page; the rest of it is far below the 2 MB it may have.
@@ -21,32 +19,11 @@ PICTURES = 1_400_000
 HEAT_MAP = 20  # classes; beyond, a matrix is told by its largest entries
 TABLE = 100  # classes; beyond, the weakest are listed
 
-pages = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-pages.globals |= {"charts": charts, "check_groups": GROUPS, "nbsp": text.NARROW}
-pages.filters |= {
-    "percent": text.percent,
-    "interval": text.interval,
-    "eps": text.eps,
-    "seconds": text.seconds,
-    "number": text.number,
-    "count": text.count,
-    "short": text.short,
-    "plural": text.plural,
-}
-
-
-pages.tests["average"] = training.is_average
-
 
 def render(report: Report) -> str:
     """The page of an attack run."""
-    return pages.get_template("attack.html.jinja").render(
+    return fill(
+        "attack.html.jinja",
         **_attack_parts(report),
         repeat=repeat(report.run, report.seconds),
         examples=_gallery(report),
@@ -76,7 +53,8 @@ def render_training(
         for title, key in (("unaltered", "confusion"), ("under attack", "robust_confusion"))
         if last.get(key)
     ]
-    return pages.get_template("training.html.jinja").render(
+    return fill(
+        "training.html.jinja",
         run=run,
         spec=spec,
         threat=training.threat_name(spec),

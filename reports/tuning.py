@@ -8,7 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from . import charts, text
-from .html import pages, repeat
+from .html import repeat
+from .page import fill
 from .query_charts import Scale
 from .scatter import Point, scatter
 
@@ -105,7 +106,8 @@ def render_tuning(trials: Trials) -> str:
     """The page of a tuning run."""
     spec = trials.spec
     told = {**spec["subject"].get("train", spec["subject"]), "seed": spec["seed"]}
-    page: str = pages.get_template("tuning.html.jinja").render(
+    return fill(
+        "tuning.html.jinja",
         trials=trials,
         run=trials.record,
         threat=_threat(told),
@@ -117,7 +119,6 @@ def render_tuning(trials: Trials) -> str:
         row_values=lambda row: [_shown(row["values"].get(axis["name"])) for axis in trials.axes],
         repeat=repeat({**trials.record, "spec": told}, trials.seconds),
     )
-    return page
 
 
 def _threat(spec: Mapping[str, Any]) -> str:

