@@ -9,9 +9,20 @@ if TYPE_CHECKING:
     from .summary import Report
 
 
+_SHOWN = 4  # damaged files that are named
+
+
 def coverage(report: "Report") -> list[str]:
     """What was not measured, and figures too good or too bad to be true."""
     c, notes = report.columns, list[str]()
+    if report.damaged:
+        shown = [f"{one['file']} ({one['why']})" for one in report.damaged[:_SHOWN]]
+        rest = len(report.damaged) - len(shown)
+        more = f" and {text.plural(rest, 'other')}" if rest else ""
+        notes.append(
+            f"Damaged: {', '.join(shown)}{more}. What was in there is missing from every figure "
+            "here; the same command with --resume makes it again."
+        )
     if not report.complete:
         notes.append(
             f"Incomplete: {report.n:,} of {report.n_expected:,} samples were measured. Resume the "

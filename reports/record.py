@@ -22,6 +22,7 @@ def of(report: "Report") -> dict[str, Any]:
             "kind": "attack",
             "status": report.run.get("status"),
             "complete": report.complete,
+            "damaged": report.damaged,
             "created": report.run.get("created"),
             "model": report.spec["model"],
             "data": report.spec["data"],

@@ -28,7 +28,8 @@ class Report:
 
     run      the record of run.json: schema_version, spec, status, argv, created, versions; seconds,
              where it has them, else the sum over the shards; fits, what is known of the things that
-             attacks crafted for all samples; diagnosis, what the probes have found
+             attacks crafted for all samples; diagnosis, what the probes have found;
+             damage, file → why of those that cannot be read, filled in while shards are
     shards   its shards; read one at a time, of which small columns and at most 24 examples stay
 
     Besides the figures it has `run` and `spec` (its RunSpec as a dict), `seconds` of the whole run,
@@ -110,6 +111,12 @@ class Report:
     def complete(self) -> bool:
         """Whether every sample was measured."""
         return self.n_expected is None or self.n >= self.n_expected
+
+    @property
+    def damaged(self) -> list[dict[str, str]]:
+        """Files of the run that could not be read, {file, why}: what they held is left out."""
+        damage: dict[str, str] = self.run.get("damage") or {}
+        return [{"file": file, "why": why} for file, why in sorted(damage.items())]
 
     # Accuracies
 

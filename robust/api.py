@@ -195,7 +195,7 @@ def conclude(folder: RunFolder) -> Report:
 
 def report_of(record: dict[str, Any], store: Store) -> Report:
     """The report of a run with that record of run.json, from what is stored."""
-    more = {"fits": _facts(store.fits()), "diagnosis": store.diagnosis()}
+    more = {"fits": _facts(store.fits()), "diagnosis": store.diagnosis(), "damage": store.damage}
     return Report({**record, **more}, store.shards())
 
 

@@ -128,7 +128,8 @@ class Evaluation:
         labels = tuple(label(attack) for attack in self.attacks)
         yield Started(len(order), finished, len(starts), labels)
         with frozen(self.model), frozen(self._ensemble):
-            if len(done) < len(starts):
+            spoilt = any(isinstance(a, Fitted) for a in self.attacks) and _spoilt(store)
+            if spoilt or len(done) < len(starts):
                 self.searching.prepare(self.attacks, self.source)
                 yield from self._fit_all(store, everything)
             for index, start in enumerate(starts):
@@ -361,6 +362,12 @@ class Evaluation:
             )
             success = torch.from_numpy(result.success).to(self.device)
             broken_at[rows[success]] = reached
+
+
+def _spoilt(store: Store) -> bool:
+    """Whether something that was crafted is there and damaged; shards that are done do without."""
+    store.fits()
+    return any(file.startswith("fitted/") for file in store.damage)
 
 
 def order_of(source: Source, shuffle: bool, seed: int) -> np.ndarray:

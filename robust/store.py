@@ -9,7 +9,6 @@ RUN/report.json, RUN/report.html    derived from those, by robust.reports
 """
 
 import contextlib
-import dataclasses
 import json
 import platform
 import sys
@@ -17,16 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 
 from .core.errors import RobustError
 from .core.files import write_text, write_whole
 from .core.oracle import Journal
-from .core.outcome import SCHEMA_VERSION, AttackRows, Fit, RunSpec, Shard
+from .core.outcome import SCHEMA_VERSION, Fit, RunSpec, Shard
 from .journal import FileJournal
+from .shards import DamagedError, read_fit, read_shard, write_fit, write_shard
+
+T = TypeVar("T")
 
 
 def versions() -> dict[str, str]:
@@ -71,7 +72,13 @@ class Spec(Protocol):
 
 
 class Store(Protocol):
-    """Where the engine puts shards, and what attacks crafted before the first one."""
+    """Where the engine puts shards, and what attacks crafted before the first one.
+
+    damage  what was found damaged when it was read: file → why. It counts as not there, so that a
+            resumed run makes it again, and goes out of here once that is written
+    """
+
+    damage: dict[str, str]
 
     def done(self) -> set[int]: ...
     def write(self, shard: Shard) -> None: ...
@@ -88,6 +95,7 @@ class MemoryStore:
     """Shards kept in memory, for the Python API without a run folder."""
 
     def __init__(self) -> None:
+        self.damage: dict[str, str] = {}
         self._shards: dict[int, Shard] = {}
         self._fits: dict[int, Fit] = {}
         self._diagnosis: dict[str, dict[str, Any]] = {}
@@ -128,6 +136,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record
+        self.damage: dict[str, str] = {}
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -183,50 +192,58 @@ class RunFolder:
             raise RobustError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def done(self) -> set[int]:
-        return {int(path.stem) for path in (self.path / "shards").glob("[0-9]*.h5")}
+        """The numbers of the shards that can be read, all of which are, so that the rest is made
+        again.
+        """
+        return {shard.index for shard in self.shards()}
 
     def write(self, shard: Shard) -> None:
+        file = self._file(shard.index)
         self._begin()
-        try:
-            (self.path / "shards").mkdir(exist_ok=True)
-            write_whole(self._file(shard.index), lambda path: _write(path, shard))
-        except OSError as error:
-            raise RobustError(f"cannot write to {self.path}: {error}") from error
+        self._keep(file, lambda path: write_shard(path, shard))
 
     def fits(self) -> dict[int, Fit]:
         """What attacks have crafted for the whole run, by their number."""
         files = sorted((self.path / "fitted").glob("[0-9]*.safetensors"))
-        return {int(file.stem): _read_fit(file) for file in files}
+        found = ((file, self._read(file, read_fit)) for file in files)
+        return {int(file.stem): fit for file, fit in found if fit is not None}
 
     def write_fit(self, fit: Fit) -> None:
         self.save()
         file = self.path / "fitted" / f"{fit.number:03d}.safetensors"
-        try:
-            file.parent.mkdir(exist_ok=True)
-            write_whole(file, lambda path: _write_fit(path, fit))
-        except OSError as error:
-            raise RobustError(f"cannot write to {self.path}: {error}") from error
+        self._keep(file, lambda path: write_fit(path, fit))
 
     def diagnosis(self) -> dict[str, dict[str, Any]]:
         """What the probes have found, by their names."""
-        found = {}
-        for file in sorted((self.path / "diagnosis").glob("*.json")):
-            try:
-                found[file.stem] = dict(json.loads(file.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError) as error:
-                raise RobustError(
-                    f"{file} is damaged ({error}); delete it and run again with --resume"
-                ) from error
-        return found
+        files = sorted((self.path / "diagnosis").glob("*.json"))
+        found = ((file, self._read(file, _read_facts)) for file in files)
+        return {file.stem: facts for file, facts in found if facts is not None}
 
     def write_diagnosis(self, name: str, facts: dict[str, Any]) -> None:
         """Keep what the probe of that name has found: values of JSON types."""
+        text = json.dumps(facts, indent=1) + "\n"
         file = self.path / "diagnosis" / f"{name}.json"
+        self._keep(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _keep(self, file: Path, write: Callable[[Path], object]) -> None:
+        """Write a file of the run whole."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(facts, indent=1) + "\n")
+            write_whole(file, write)
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error}") from error
+        self.damage.pop(self._name(file), None)
+
+    def _read(self, file: Path, read: Callable[[Path], T]) -> T | None:
+        """What a file of the run holds; None, and an entry in `damage`, where that is damaged."""
+        try:
+            return read(file)
+        except DamagedError as error:
+            self.damage[self._name(file)] = str(error)
+            return None
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
 
     def journal(self, name: str) -> FileJournal:
         """Where the answers of an oracle are kept until the shard, or the run, is complete."""
@@ -246,16 +263,37 @@ class RunFolder:
 
     def shards(self) -> Iterator[Shard]:
         """The shards that are there, in order, one at a time."""
-        for index in sorted(self.done()):
-            yield self.read(index)
+        numbers = {int(file.stem) for file in (self.path / "shards").glob("[0-9]*.h5")}
+        for index in range(max([*numbers, self._last()], default=-1) + 1):
+            shard = self._read(self._file(index), self._read_own)
+            if shard is not None:
+                yield shard
 
     def read(self, index: int) -> Shard:
-        try:
-            return _read(self._file(index))
-        except (OSError, KeyError, ValueError) as error:
+        """One shard; RobustError where it is damaged."""
+        shard = self._read(self._file(index), self._read_own)
+        if shard is None:
+            name = self._name(self._file(index))
             raise RobustError(
-                f"{self._file(index)} is damaged ({error}); delete it and run again with --resume"
-            ) from error
+                f"{self._file(index)} is damaged ({self.damage[name]}); run again with --resume"
+            )
+        return shard
+
+    def _last(self) -> int:
+        """The number of the last shard that must be there, −1 where the run is not done."""
+        if self.record.get("status") != "done":
+            return -1
+        spec = self.spec
+        sizes = [size for size in (spec.data.get("n"), spec.limit) if size is not None]
+        return -(-min(sizes) // spec.batch_size) - 1 if sizes else -1
+
+    def _read_own(self, file: Path) -> Shard:
+        """A shard of this run, which another one's that was put in its place is not."""
+        shard = read_shard(file)
+        asked = {attack.get("label") or attack["name"] for attack in self.record["spec"]["attacks"]}
+        if shard.index != int(file.stem) or not {rows.label for rows in shard.attacks} <= asked:
+            raise DamagedError("it is not the shard of this run that should be there")
+        return shard
 
     def _file(self, index: int) -> Path:
         return self.path / "shards" / f"{index:05d}.h5"
@@ -288,71 +326,11 @@ def find_unfinished(root: Path, wanted: Callable[[dict[str, Any]], bool]) -> Pat
     return max(candidates)[1] if candidates else None
 
 
-def _write(path: Path, shard: Shard) -> None:
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        _put(file, shard)
-        for number, rows in enumerate(shard.attacks):
-            _put(file.create_group(f"attacks/{number:03d}"), rows)
-
-
-def _put(group: Any, record: Shard | AttackRows) -> None:
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, np.ndarray):
-            packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-            options = {**packed, "fletcher32": True} if value.size else {}
-            group.create_dataset(field.name, data=value, **options)
-        elif field.name != "attacks":
-            group.attrs[field.name] = value
-
-
-def _read(path: Path) -> Shard:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        parts = [file["attacks"][key] for key in sorted(file.get("attacks", ()))]
-        attacks = [AttackRows(**_get(group, AttackRows)) for group in parts]
-        return Shard(**_get(file, Shard), attacks=attacks)
-
-
-def _write_fit(path: Path, fit: Fit) -> None:
-    from safetensors.numpy import save_file
-
-    facts = {k: v for k, v in vars(fit).items() if k != "tensor"}
-    save_file({"tensor": np.ascontiguousarray(fit.tensor)}, path, {"facts": json.dumps(facts)})
-
-
-def _read_fit(path: Path) -> Fit:
-    from safetensors import SafetensorError, safe_open
-
+def _read_facts(file: Path) -> dict[str, Any]:
     try:
-        with safe_open(path, "np") as file:
-            return Fit(tensor=file.get_tensor("tensor"), **json.loads(file.metadata()["facts"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise RobustError(
-            f"{path} is damaged ({error}); delete it and run again with --resume"
-        ) from error
-
-
-# What shards of an earlier version lack, and so takes its default.
-_SINCE = {
-    *("stages", "entered", "remarks", "remarked", "fooled"),
-    *("trace_rows", "trace_queries", "trace_distance", "asked", "repeated", "not_finite"),
-    *("right", "trial"),
-}
-
-
-def _get(group: Any, cls: type) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        if field.name in group.attrs:
-            value = group.attrs[field.name]
-            values[field.name] = value.item() if isinstance(value, np.generic) else value
-        elif field.name != "attacks" and (field.name in group or field.name not in _SINCE):
-            values[field.name] = group[field.name][()]
-    return values
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedError(f"it cannot be read: {error}") from error
 
 
 def argv() -> list[str]:

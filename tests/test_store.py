@@ -9,14 +9,14 @@ import pytest
 
 from robust.core.errors import RobustError
 from robust.core.files import write_whole
-from robust.core.outcome import AttackRows, RunSpec, Shard
+from robust.core.outcome import AttackRows, Fit, RunSpec, Shard
 from robust.store import RunFolder, choose_folder, find_unfinished
 
 SPEC = RunSpec(
     model={"path": "a/m.pt", "sha256": "1"},
     data={"source": "digits", "fingerprint": "2"},
     threat={"norm": "linf", "eps": 0.1, "low": 0.0, "high": 1.0},
-    attacks=[{"name": "pgd", "label": "pgd", "params": {"steps": 3}}],
+    attacks=[{"name": "pgd", "label": "pgd,steps=3", "params": {"steps": 3}}],
     batch_size=4,
 )
 
@@ -149,23 +149,123 @@ def test_a_newer_schema_is_refused(tmp_path):
         RunFolder.open(path)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
-def test_a_damaged_shard_is_named(tmp_path, damage):
-    folder = RunFolder.start(tmp_path / "run", SPEC, [], resume=False)
-    folder.write(shard(0, [rows(500, 100)]))
-    file = tmp_path / "run/shards/00000.h5"
+def three(tmp_path):
+    """A run of three shards that is done."""
+    spec = dataclasses.replace(SPEC, data={**SPEC.data, "n": 12})
+    folder = RunFolder.start(tmp_path / "run", spec, [], resume=False)
+    for index in range(3):
+        folder.write(shard(index))
+    folder.save(status="done")
+    return folder, folder.path / "shards" / "00001.h5"
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def flip(file):
     content = bytearray(file.read_bytes())
-    if damage == "truncate":
-        content = content[: len(content) // 2]
-    elif damage == "empty":
-        content = bytearray()
-    else:  # within the compressed pixels
-        spot = content.find(np.sort(rows(500, 100).x_adv.ravel())[:1].tobytes()[:1], 4000)
-        for i in range(spot, spot + 64):
-            content[i] ^= 0xFF
+    content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(RobustError, match="00000.h5 is damaged"):
-        list(folder.shards())
+
+
+DAMAGE = {
+    "cut short": (truncate, "cut short or changed"),
+    "bit flipped": (flip, "cut short or changed"),
+    "head cut": (lambda file: file.write_bytes(file.read_bytes()[:30]), "cut short or changed"),
+    "empty": (lambda file: file.write_bytes(b""), "empty"),
+    "zeros": (lambda file: file.write_bytes(bytes(4000)), "cannot be read"),
+    "missing": (lambda file: file.unlink(), "missing"),
+    "another": (lambda file: file.write_bytes(file.with_name("00000.h5").read_bytes()), "not the"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_shard_is_named_and_the_rest_is_read(tmp_path, damage):
+    folder, file = three(tmp_path)
+    hurt, why = DAMAGE[damage]
+    hurt(file)
+    folder = RunFolder.open(folder.path)
+    assert folder.damage == {}
+    assert [s.index for s in folder.shards()] == [0, 2]
+    assert list(folder.damage) == ["shards/00001.h5"]
+    assert why in folder.damage["shards/00001.h5"]
+    with pytest.raises(RobustError, match="00001.h5 is damaged .* --resume"):
+        folder.read(1)
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    folder, file = three(tmp_path)
+    flip(file)
+    again = RunFolder.start(folder.path, folder.spec, [], resume=True)
+    assert again.done() == {0, 2}
+    assert again.damage
+    again.write(shard(1))
+    assert again.damage == {}
+    same(again.read(1), shard(1))
+
+
+def test_the_last_shards_of_a_run_that_is_done_are_missed(tmp_path):
+    folder, file = three(tmp_path)
+    file.with_name("00002.h5").unlink()
+    assert len(list(folder.shards())) == 2
+    assert list(folder.damage) == ["shards/00002.h5"]
+    folder = RunFolder.open(folder.path)
+    folder.save(status="interrupted")  # it did not come so far
+    assert len(list(folder.shards())) == 2
+    assert folder.damage == {}
+
+
+def test_a_flipped_bit_is_seen_wherever_it_is(tmp_path):
+    folder, file = three(tmp_path)
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+    block = content.index(b"\n") + 1  # behind the checksum comes padding, up to HDF5's own start
+    for place in [*rng.integers(block, len(content), 150), *range(block)]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << rng.integers(8)
+        file.write_bytes(changed)
+        folder.damage.clear()
+        found = {s.index: s for s in folder.shards()}
+        if 1 in found:  # in the padding, or in the word that says that there is a checksum
+            assert place < 512
+            same(found[1], shard(1))
+
+
+def fit():
+    tensor = np.random.default_rng(0).random((1, 3, 3)).astype(np.float32)
+    numbers = {"forwards": 5, "backwards": 4, "queries": 0, "seconds": 0.5}
+    return Fit(number=0, tensor=tensor, samples=9, held_out=True, **numbers)
+
+
+@pytest.mark.parametrize("hurt", [truncate, flip, lambda file: file.write_bytes(b"")])
+def test_damaged_fits_are_named(tmp_path, hurt):
+    folder, _ = three(tmp_path)
+    folder.write_fit(fit())
+    assert np.array_equal(folder.fits()[0].tensor, fit().tensor)
+    file = folder.path / "fitted" / "000.safetensors"
+    last = bytearray(file.read_bytes())
+    last[-1] ^= 1
+    for content in (last, None):
+        if content:
+            file.write_bytes(content)
+        else:
+            hurt(file)
+        assert folder.fits() == {}
+        assert list(folder.damage) == ["fitted/000.safetensors"]
+    folder.write_fit(fit())
+    assert folder.damage == {}
+
+
+@pytest.mark.parametrize("content", ["", '{"a": 1', "[1]", "3"])
+def test_damaged_findings_of_probes_are_named(tmp_path, content):
+    folder, _ = three(tmp_path)
+    folder.write_diagnosis("one", {"n": 3})
+    folder.write_diagnosis("two", {"n": 4})
+    (folder.path / "diagnosis" / "one.json").write_text(content)
+    assert folder.diagnosis() == {"two": {"n": 4}}
+    assert list(folder.damage) == ["diagnosis/one.json"]
+    folder.write_diagnosis("one", {"n": 5})
+    assert folder.damage == {}
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
