@@ -11,7 +11,7 @@ from typing import Any
 
 from robust.diagnosis.subject import Subject
 
-from . import answers, gradients, reference, traces
+from . import answers, convergence, gradients, reference, traces
 
 Probe = Callable[[Subject], dict[str, Any]]
 
@@ -20,4 +20,5 @@ PROBES: dict[str, Probe] = {
     "gradients": gradients.probe,
     "reference": reference.probe,
     "traces": traces.probe,
+    "convergence": convergence.probe,
 }
