@@ -261,17 +261,19 @@ class RunFolder:
         if not self.begun():
             self.save()
 
-    def shards(self) -> Iterator[Shard]:
-        """The shards that are there, in order, one at a time."""
+    def shards(self, *, pixels: bool = True) -> Iterator[Shard]:
+        """The shards that are there, in order, one at a time; without `pixels` their small columns
+        alone, see `read_shard`.
+        """
         numbers = {int(file.stem) for file in (self.path / "shards").glob("[0-9]*.h5")}
         for index in range(max([*numbers, self._last()], default=-1) + 1):
-            shard = self._read(self._file(index), self._read_own)
+            shard = self._shard(index, pixels)
             if shard is not None:
                 yield shard
 
     def read(self, index: int) -> Shard:
         """One shard; RobustError where it is damaged."""
-        shard = self._read(self._file(index), self._read_own)
+        shard = self._shard(index, True)
         if shard is None:
             name = self._name(self._file(index))
             raise RobustError(
@@ -287,9 +289,12 @@ class RunFolder:
         sizes = [size for size in (spec.data.get("n"), spec.limit) if size is not None]
         return -(-min(sizes) // spec.batch_size) - 1 if sizes else -1
 
-    def _read_own(self, file: Path) -> Shard:
+    def _shard(self, index: int, pixels: bool) -> Shard | None:
+        return self._read(self._file(index), lambda file: self._read_own(file, pixels))
+
+    def _read_own(self, file: Path, pixels: bool) -> Shard:
         """A shard of this run, which another one's that was put in its place is not."""
-        shard = read_shard(file)
+        shard = read_shard(file, pixels=pixels)
         asked = {attack.get("label") or attack["name"] for attack in self.record["spec"]["attacks"]}
         if shard.index != int(file.stem) or not {rows.label for rows in shard.attacks} <= asked:
             raise DamagedError("it is not the shard of this run that should be there")

@@ -194,6 +194,18 @@ def test_a_damaged_shard_is_named_and_the_rest_is_read(tmp_path, damage):
         folder.read(1)
 
 
+def test_shards_are_read_without_pixels(tmp_path):
+    folder, file = three(tmp_path)
+    found = list(folder.shards(pixels=False))
+    assert [s.index for s in found] == [0, 1, 2]
+    whole = shard(1)
+    empty = np.zeros((1, 0), dtype=np.float32)
+    attacks = [dataclasses.replace(a, x_adv=empty[: len(a.x_adv)]) for a in whole.attacks]
+    same(found[1], dataclasses.replace(whole, x=empty, attacks=attacks))
+    file.unlink()
+    assert [s.index for s in folder.shards(pixels=False)] == [0, 2]
+
+
 def test_a_damaged_shard_is_made_again(tmp_path):
     folder, file = three(tmp_path)
     flip(file)
