@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from robust.core.defended import Defended
 from robust.core.goal import Goal, as_logits
@@ -14,12 +15,12 @@ from robust.core.victim import Loss
 from robust.diagnosis.subject import Subject
 from robust.preflight import guarded
 
-# Of eps: the step by which a slope is compared with the function. It must be small for the kinks of
-# a ReLU network, and large for float32.
-STEP = 0.01
+# Of eps: the step by which a slope is compared with the function. Within it the kinks of a ReLU
+# network hardly tell, and the jumps of k-winners-take-all do: of 100 samples its gradients mislead
+# about 28 at 0.01, 58 at 0.03 and 73 at 0.1, those of networks trained by PGD about none.
+STEP = 0.03
 _WITHOUT_NORM = 0.01  # of the range of the data, its Euclidean length where eps counts coordinates
 HALF = 0.5  # of the change that a gradient promises: what it may be off by
-_SAME = 1e-4  # of the logits: answers that differ by less are the same
 
 
 def probe(subject: Subject) -> dict[str, Any]:
@@ -34,12 +35,14 @@ def probe(subject: Subject) -> dict[str, Any]:
     not_finite  samples with a gradient that is not finite somewhere, of either loss
     missing     the answers have no path to the input at all
     cosine      mean cosine of the gradients of the margin in two draws; 1 where nothing is random
+
+    At the samples alone, for noise leads to steeper places:
     asked       samples whose slope could be compared with the function: the gradient of the margin
                 is finite and not 0
     misleading  those of them where a step of STEP eps up the gradient changes the margin by less
-                than half, or more than one and a half times of what the gradient promises, at
-                both points
-    change      median of the changes over the promises, at the samples
+                than half, or more than one and a half times of what the gradient promises. What is
+                exposed may well differ from the function there: it is made to lead further
+    change      median of the changes over the promises
     """
     views = {"deployed": subject.model}
     if isinstance(subject.model, Defended):
@@ -57,16 +60,16 @@ def _seen(subject: Subject, model: nn.Module) -> dict[str, Any]:
         return torch.cat([look[name] for look in looks], 1)
 
     cosine = column("cosine")
-    asked, misled = column("asked"), column("misled")
-    change = column("change")[0]
-    change = change[asked[0] & change.isfinite()]
+    cosine = cosine[cosine.isfinite()]
+    asked, misled, change = (column(name)[0] for name in ("asked", "misled", "change"))
+    change = change[asked & change.isfinite()]
     return {
         "zero": {name: int(column(f"zero {name}").all(0).sum()) for name in ("ce", "margin")},
         "not_finite": int(column("not finite").any(0).sum()),
         "missing": any(bool(look["missing"]) for look in looks),
-        "cosine": float(cosine[cosine.isfinite()].mean()) if cosine.isfinite().any() else None,
-        "asked": int(asked.all(0).sum()),
-        "misleading": int((misled & asked).all(0).sum()),
+        "cosine": float(cosine.mean()) if len(cosine) else None,
+        "asked": int(asked.sum()),
+        "misleading": int((misled & asked).sum()),
         "change": float(change.median()) if len(change) else None,
     }
 
@@ -88,7 +91,7 @@ def _look(subject: Subject, model: nn.Module, rows: Tensor, number: int) -> dict
             value, slope, path = _gradient(model, z, margin, goal)
         missing |= not path
         with seeded(*draw):
-            again, entropy, _ = _gradient(model, z, ce, goal)
+            _, entropy, _ = _gradient(model, z, ce, goal)
         with seeded(*other):
             _, second, _ = _gradient(model, z, margin, goal)
         flat = (slope == 0).flatten(1).all(1)
@@ -96,14 +99,12 @@ def _look(subject: Subject, model: nn.Module, rows: Tensor, number: int) -> dict
         note("zero margin", flat)
         note("zero ce", (entropy == 0).flatten(1).all(1))
         note("not finite", ~(finite & entropy.flatten(1).isfinite().all(1)))
-        note("cosine", nn.functional.cosine_similarity(
-            slope.flatten(1).double(), second.flatten(1).double()
-        ).masked_fill(flat | ~finite, torch.nan))  # fmt: skip
+        alike = cosine_similarity(slope.flatten(1).double(), second.flatten(1).double())
+        note("cosine", alike.masked_fill(flat | ~finite, torch.nan))
         after = _stepped(subject.threat, z, slope)
         with seeded(*draw), guarded(z), torch.no_grad():
             changed = goal.margin(as_logits(model(after), len(z))).double() - value
         promise = (slope.double() * (after - z).double()).flatten(1).sum(1)
-        del again
         note("asked", finite & ~flat & (promise > 0))
         note("misled", (changed - promise).abs() > HALF * promise)
         note("change", changed / promise)
