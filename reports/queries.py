@@ -65,24 +65,24 @@ class Economy:
         return queries
 
     @property
-    def _successes(self) -> Ints:
+    def successes(self) -> Ints:
         """Queries of each success, ascending."""
         return np.sort(np.concatenate([np.zeros(0, np.int64), *self._first]))
 
     @property
     def mean(self) -> float | None:
-        queries = self._successes
+        queries = self.successes
         return float(queries.mean()) if len(queries) else None
 
     def quantile(self, q: float) -> float | None:
         """Of the queries that successes took: the fewest by which a share q of them was found."""
-        queries = self._successes
+        queries = self.successes
         return float(np.quantile(queries, q, method="inverted_cdf")) if len(queries) else None
 
     @property
     def median(self) -> float | None:
         """Of the queries that successes took."""
-        queries = self._successes
+        queries = self.successes
         return float(np.median(queries)) if len(queries) else None
 
     def success(self) -> list[Point]:
@@ -90,7 +90,7 @@ class Economy:
 
         From the first success to the most queries that any sample took; empty without a query.
         """
-        queries = self._successes
+        queries = self.successes
         if not self.given or not self.most:
             return []
         at, counts = np.unique(queries, return_counts=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from robust.core.outcome import SCHEMA_VERSION
 
+from . import survival
 from .rates import plain
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def of(report: "Report") -> dict[str, Any]:
             "naive_accuracy": report.naive_accuracy,
             "naive_accuracy_ci": report.naive_accuracy_ci,
             "false_security": report.false_security,
+            "false_security_ci": report.false_security_ci,
+            "samples_needed": report.samples_needed,
             "defenses": report.defenses or None,
             "attacks": report.attacks,
             **total,
@@ -52,7 +55,12 @@ def of(report: "Report") -> dict[str, Any]:
                 for eps, accuracy in report.curve
                 if report.n
             ],
+            "distances": report.distances,
+            "margins": report.margins,
+            "survival": {"attacks": report.survival, "overlap": survival.overlap(report)},
             "per_class": report.per_class,
+            "macro": report.macro,
+            "worst_class": report.worst_class,
             "confusion": [
                 {
                     "true": report.classes[i],
@@ -62,6 +70,7 @@ def of(report: "Report") -> dict[str, Any]:
                 for i, j in np.argwhere(report.confusion).tolist()
             ],
             "survives_8bit": report.survives_8bit,
+            "survives_8bit_ci": report.survives_8bit_ci,
             "oracle": report.oracle or None,
             "draws": int(report.spec["checks"]) if report.random else None,
             "notes": report.notes,

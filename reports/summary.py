@@ -1,5 +1,6 @@
 """Rows → figures, pure: a Report holds no figure that was not derived from the stored outcomes."""
 
+import math
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -9,18 +10,24 @@ import numpy as np
 from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
 from robust.core.threat import COUNTS
 
-from . import checks, defended, notes, oracle, record, text
+from . import (
+    cascade,
+    checks,
+    classes,
+    defended,
+    distances,
+    margins,
+    notes,
+    oracle,
+    record,
+    statistics,
+    survival,
+    text,
+)
 from .checks import Check, Verdict
 from .gallery import Example
 from .rates import Interval, rate, ratio, wilson
 from .rows import Columns, Tally, Whole, consume
-
-ACCESS = {1: "labels", 2: "scores", 3: "gradient"}
-
-
-def _minimal(attack: dict[str, Any]) -> bool:
-    """Whether it looks for the smallest distance; older records say it where it was measured."""
-    return bool(attack.get("minimal", attack.get("measures")))
 
 
 class Report:
@@ -131,42 +138,49 @@ class Report:
         withstand: Bools = self.radius > eps * (1 + 1e-9)
         return withstand
 
-    def _right(self, its: Bools | slice = slice(None)) -> float:
-        """How many of some samples are predicted correctly, in the mean over draws if random."""
-        return float(self.columns.right[its].sum())
+    @cached_property
+    def withstood(self) -> Floats:
+        """Sample by sample, in the order of `columns.ids`: 1 robust, 0 not; of a random model the
+        share of draws that its worst point does not fool.
+        """
+        return self.columns.left if self.random else self._withstand(self.eps).astype(np.float64)
 
-    def _left(self, its: Bools | slice = slice(None)) -> float:
-        """How many of them are robust: not more, as other draws may tell, than are right."""
-        if self.random:
-            return min(float(self.columns.left[its].sum()), self._right(its))
-        return float(self._withstand(self.eps)[its].sum())
+    @property
+    def _right(self) -> float:
+        """How many samples are predicted correctly, in the mean over draws if random."""
+        return float(self.columns.right.sum())
+
+    @property
+    def _left(self) -> float:
+        """How many are robust: not more, as other draws may tell, than are right."""
+        return min(float(self.withstood.sum()), self._right)
 
     @property
     def clean_accuracy(self) -> float:
         """Fraction of samples predicted correctly unaltered."""
-        return rate(self._right(), self.n)
+        return rate(self._right, self.n)
 
     @property
     def clean_accuracy_ci(self) -> Interval:
         """95 % Wilson interval of the clean accuracy."""
-        return wilson(self._right(), self.n)
+        return wilson(self._right, self.n)
 
     @property
     def robust_accuracy(self) -> float:
         """Fraction predicted correctly and broken by no attack; NaN where no attack ran."""
-        return rate(self._left(), self.n if self.tallies else 0)
+        return rate(self._left, self.n if self.tallies else 0)
 
     @property
     def robust_accuracy_ci(self) -> Interval:
         """95 % Wilson interval of the robust accuracy."""
-        return wilson(self._left(), self.n if self.tallies else 0)
+        return wilson(self._left, self.n if self.tallies else 0)
 
     @property
     def _alone(self) -> float | None:
         """How many samples the naive attacks leave; None where there was no such question."""
         if not defended.viewed(self.spec, adaptive=False):
             return None
-        return min(max(float(self.columns.naive.sum()), self._left()), self._right())
+        return min(max(float(self.columns.naive.sum()), self._left), self._right)
 
     @property
     def naive_accuracy(self) -> float | None:
@@ -188,6 +202,14 @@ class Report:
         if self.naive_accuracy is None or not defended.viewed(self.spec, adaptive=True):
             return None
         return self.naive_accuracy - self.robust_accuracy
+
+    @property
+    def false_security_ci(self) -> Interval | None:
+        """95 % interval of that difference, whose two figures are of the same samples."""
+        if self.false_security is None:
+            return None
+        low, high = statistics.paired(self.columns.naive, self.withstood).interval
+        return max(0.0, low), high
 
     @property
     def false_security_words(self) -> str:
@@ -214,7 +236,7 @@ class Report:
         """The samples in three parts: robust, broken, misclassified (unaltered); of a random model
         in the mean over its draws, rounded.
         """
-        robust, correct = round(self._left()), round(self._right())
+        robust, correct = round(self._left), round(self._right)
         return {"robust": robust, "broken": correct - robust, "misclassified": self.n - correct}
 
     @cached_property
@@ -242,63 +264,21 @@ class Report:
         """One dict per attack, in the order they ran.
 
         robust_accuracy is what this attack and those before it left; with `every`, what this attack
-        alone left. success_rate is over the samples it was given, queries_mean, queries_median and
-        queries_p90 over its successes, up to the first one inside eps where that is known; each is
-        None where there are none. adaptive says whether it sees through defenses, where there are
-        any; fooled, of a random model, is the share of draws in which its candidates fool the
-        model, over the samples it was given: a success there fools in half of them.
-        success_by_queries and distance_by_queries (see
-        `queries.Economy`) are None for attacks whose answers nobody followed, the latter also where
-        they look for no smallest distance (`minimal` of the spec). fooled_mean is over the
-        successes that were checked again. `crafting` is what an attack spent once for all samples:
-        contained in its sums, in no figure per sample. `stages` are the attack's own, with the
-        samples that came into each and those that it broke; `remarks` what it says of so many
-        samples.
+        alone left. Figures that end in _ci are 95 % intervals of those of that name, by Wilson for
+        rates and by bootstrap for quantiles. success_rate is over the samples it was given,
+        queries_mean, queries_median and queries_p90 over its successes, up to the first one inside
+        eps where that is known; each is None where there are none. adaptive says whether it sees
+        through defenses, where there are any; fooled, of a random model, is the share of draws in
+        which its candidates fool the model, over the samples it was given: a success there fools in
+        half of them. success_by_queries and distance_by_queries (see `queries.Economy`) are None
+        for attacks whose answers nobody followed, the latter, and distance_median, also where they
+        look for no smallest distance (`minimal` of the spec); a sample without any counts as
+        infinitely far. fooled_mean is over the successes that were checked again. `crafting` is
+        what an attack spent once for all samples: contained in its sums, in no figure per sample.
+        `stages` are the attack's own, with the samples that came into each and those that it broke;
+        `remarks` what it says of so many samples.
         """
-        rows = []
-        crafted = {fit["number"]: fit for fit in self.run.get("fits") or []}
-        nothing = {"forwards": 0, "backwards": 0, "queries": 0, "seconds": 0.0}
-        for number, (asked, t) in enumerate(zip(self.spec["attacks"], self.tallies, strict=True)):
-            once = crafted.get(number, nothing)
-            left = t.alone if self.every else t.left
-            rows.append(
-                {
-                    "name": asked["name"],
-                    "label": asked.get("label") or asked["name"],
-                    "params": asked.get("params") or {},
-                    "adaptive": asked.get("adaptive"),
-                    "access": ACCESS.get(asked.get("access", ""), asked.get("access")),
-                    "given": t.given,
-                    "successes": t.successes,
-                    "robust_accuracy": rate(left, self.n),
-                    "robust_accuracy_ci": wilson(left, self.n),
-                    "success_rate": ratio(t.successes, t.given),
-                    "survives_8bit": ratio(t.survive, t.rounded),
-                    "forwards": t.forwards + once["forwards"],
-                    "backwards": t.backwards + once["backwards"],
-                    "queries": t.queries + once["queries"],
-                    "forwards_per_sample": ratio(t.forwards, t.given),
-                    "backwards_per_sample": ratio(t.backwards, t.given),
-                    "queries_per_sample": ratio(t.queries, t.given),
-                    "queries_mean": t.economy.mean,
-                    "queries_median": t.economy.median,
-                    "queries_p90": t.economy.quantile(0.9),
-                    "success_by_queries": self._success_by_queries(t),
-                    "distance_by_queries": (_minimal(asked) and t.economy.distance()) or None,
-                    "fooled": ratio(t.shares, t.given) if self.random else None,
-                    "fooled_mean": ratio(t.fooled, t.checked),
-                    "seconds": t.seconds + once["seconds"],
-                    "crafting": crafted.get(number),
-                    "refused": dict(sorted(t.refused.items())),
-                    "stages": [{"name": name, **vars(stage)} for name, stage in t.stages.items()],
-                    "remarks": [{"text": text, "samples": k} for text, k in t.remarks.items()],
-                }
-            )
-        return rows
-
-    def _success_by_queries(self, tally: Tally) -> list[tuple[int, float]] | None:
-        followed = tally.economy.traced or self.spec.get("access", "gradient") != "gradient"
-        return (followed and tally.economy.success()) or None
+        return cascade.rows(self)
 
     @cached_property
     def oracle(self) -> dict[str, Any]:
@@ -314,21 +294,39 @@ class Report:
     @cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """One dict per class that occurs: class, n, clean and robust accuracy with intervals."""
-        rows = []
-        for index in np.unique(self.columns.labels).tolist():
-            its = self.columns.labels == index
-            n, clean, left = int(its.sum()), self._right(its), self._left(its)
-            rows.append(
-                {
-                    "class": self.classes[index],
-                    "n": n,
-                    "clean_accuracy": clean / n,
-                    "clean_accuracy_ci": wilson(clean, n),
-                    "robust_accuracy": rate(left, n if self.tallies else 0),
-                    "robust_accuracy_ci": wilson(left, n if self.tallies else 0),
-                }
-            )
-        return rows
+        return classes.rows(self)
+
+    @cached_property
+    def macro(self) -> dict[str, Any] | None:
+        """Accuracies in the mean over classes (see `classes.macro`)."""
+        return classes.macro(self)
+
+    @cached_property
+    def worst_class(self) -> dict[str, Any] | None:
+        """The class of lowest robust accuracy (see `classes.worst`)."""
+        return classes.worst(self)
+
+    @cached_property
+    def survival(self) -> list[dict[str, Any]]:
+        """What each attack found first, alone, and left (see `survival.rows`)."""
+        return survival.rows(self)
+
+    @cached_property
+    def distances(self) -> dict[str, Any] | None:
+        """The smallest distances, where an attack looks for them (see `distances.of`)."""
+        return distances.of(self)
+
+    @cached_property
+    def margins(self) -> dict[str, Any] | None:
+        """How far right answers are ahead, before and after (see `margins.of`)."""
+        return margins.of(self)
+
+    @property
+    def samples_needed(self) -> int | None:
+        """How many samples the 95 % interval of the robust accuracy takes to be ± 1 point."""
+        if math.isnan(self.robust_accuracy):
+            return None
+        return statistics.samples_needed(self.robust_accuracy)
 
     @cached_property
     def confusion(self) -> Ints:
@@ -340,11 +338,20 @@ class Report:
         return matrix
 
     @property
+    def _saved(self) -> Ints:
+        """Of the broken samples that were asked: 1 if the first example survives 8 bits."""
+        asked: Ints = self.columns.survives_8bit[self.columns.correct & (self.columns.first >= 0)]
+        return asked[asked >= 0]
+
+    @property
     def survives_8bit(self) -> float | None:
         """Fraction of the broken samples whose first example survives rounding to 8 bits."""
-        asked = self.columns.survives_8bit[self.columns.correct & (self.columns.first >= 0)]
-        asked = asked[asked >= 0]
-        return ratio(int(asked.sum()), len(asked))
+        return ratio(int(self._saved.sum()), len(self._saved))
+
+    @property
+    def survives_8bit_ci(self) -> Interval:
+        """95 % Wilson interval of that fraction."""
+        return wilson(int(self._saved.sum()), len(self._saved))
 
     # Whether to believe it
 
