@@ -1,11 +1,15 @@
 """Points in a plane as inline SVG, each with words of its own on hover."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from markupsafe import Markup, escape
 
+from . import text
 from .charts import BELOW, CHAR, HEIGHT, RIGHT, TOP, WIDTH, nice_ticks, x_axis, y_axis
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,32 @@ def scatter(
             f'r="{5.5 if p.large else 3.5}"><title>{escape(p.title)}</title></circle>'
         )
     return Markup(
-        f'<svg class="chart" role="img" aria-label="{escape(label)}" '
+        f'<svg class="chart" role="img" data-read="xy" aria-label="{escape(label)}" '
         f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(out)}</svg>'
     )
+
+
+def unexceeded(items: Iterable[T], of: Callable[[T], tuple[float, float]]) -> list[T]:
+    """The items that no other one exceeds in one of their two figures without falling behind in the
+    other (Pareto), by the first one, rising; of equal items the first.
+    """
+    found: list[T] = []
+    for item in sorted(items, key=lambda it: tuple(-value for value in of(it))):
+        if not found or of(item)[1] > of(found[-1])[1]:
+            found.append(item)
+    return found[::-1]
+
+
+def share_ticks(values: Sequence[float]) -> list[float] | None:
+    """Round shares that enclose these, none above 1. None where there is nothing to enclose."""
+    if not values:
+        return None
+    ticks = nice_ticks(min(values), max(values))
+    # Where all are 100 %, that leaves one, and an axis has two ends.
+    inside = [tick for tick in ticks if tick <= 1 + 1e-9]
+    return inside if len(inside) > 1 else [0.5, 1.0]
+
+
+def fine_percent(value: float) -> str:
+    """A share as a tick says it: ticks may lie less than a percent apart."""
+    return f"{100 * value:.4g}{text.NARROW}%"

@@ -11,7 +11,7 @@ from . import charts, text
 from .html import repeat
 from .page import fill
 from .query_charts import Scale
-from .scatter import Point, scatter
+from .scatter import Point, fine_percent, scatter, share_ticks, unexceeded
 
 Row = Mapping[str, Any]
 _NAMES = {
@@ -54,12 +54,8 @@ class Trials:
         """The trials that no other one exceeds in clean or robust accuracy without falling behind
         in the other (Pareto), by rising clean accuracy; the first of equals.
         """
-        order = sorted(self.complete, key=lambda r: (-r["clean"], -r["robust"], r["number"]))
-        found: list[Row] = []
-        for row in order:
-            if not found or row["robust"] > found[-1]["robust"]:
-                found.append(row)
-        return found[::-1]
+        order = sorted(self.complete, key=lambda r: int(r["number"]))
+        return unexceeded(order, lambda row: (row["clean"], row["robust"]))
 
     def count(self, state: str) -> int:
         return sum(row["state"] == state for row in self.rows)
@@ -188,28 +184,13 @@ def _trade_off(trials: Trials) -> Markup:
         label=f"Clean against robust accuracy of {len(order)} trials; unexceeded: {says}",
         x_name="clean accuracy",
         y_name="robust accuracy",
-        x_text=_fine_percent,
-        y_text=_fine_percent,
-        x_ticks=_share_ticks([row["clean"] for row in order]),
-        y_ticks=_share_ticks([row["robust"] for row in order]),
+        x_text=fine_percent,
+        y_text=fine_percent,
+        x_ticks=share_ticks([row["clean"] for row in order]),
+        y_ticks=share_ticks([row["robust"] for row in order]),
         front=front,
         height=260,
     )
-
-
-def _share_ticks(values: Sequence[float]) -> list[float] | None:
-    """Round shares that enclose these, none above 1. None where there is nothing to enclose."""
-    if not values:
-        return None
-    ticks = charts.nice_ticks(min(values), max(values))
-    # Where all are 100 %, that leaves one, and an axis has two ends.
-    inside = [tick for tick in ticks if tick <= 1 + 1e-9]
-    return inside if len(inside) > 1 else [0.5, 1.0]
-
-
-def _fine_percent(value: float) -> str:
-    """Ticks may lie less than a percent apart."""
-    return f"{100 * value:.4g}{text.NARROW}%"
 
 
 def _effect(trials: Trials, axis: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,9 +235,9 @@ def _effect(trials: Trials, axis: Mapping[str, Any]) -> dict[str, Any]:
             x_name=name,
             y_name=trials.objective if trials.objective != "robust" else "robust accuracy",
             x_text=words,
-            y_text=_fine_percent,
+            y_text=fine_percent,
             x_ticks=ticks,
-            y_ticks=_share_ticks([row["value"] for row in rows]),
+            y_ticks=share_ticks([row["value"] for row in rows]),
             height=170,
         ),
     }
