@@ -108,7 +108,7 @@ from .options import BATCH_SIZE, NUMBER, RUNS, Numbers, model_options, oracle_op
     type=click.Choice(["subset", "full", "off"]),
     default="subset",
     show_default=True,
-    help="Find out whether the figure can be trusted, by probes on 16 to 64 samples, or on all.",
+    help="Find out whether the figure can be trusted, by probes on 32 to 64 samples, or on all.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")

@@ -41,7 +41,7 @@ Event = ProbeStarted | ProbeDone
 class Diagnosing:
     """The diagnosis of a finished run.
 
-    amount      "subset": on an eighth of the attackable samples, 16 to 64 of them; "full": on all
+    amount      "subset": on an eighth of the attackable samples, 32 to 64 of them; "full": on all
                 of them; "off": not at all
 
     Raises RobustError for another amount. A model that can only be asked is asked nothing more: its

@@ -24,7 +24,7 @@ from robust.store import Store
 from robust.verification import verify
 
 # Of the attackable samples so many are looked at: an eighth, within these bounds.
-_SHARE, _FEWEST, _MOST = 8, 16, 64
+_SHARE, _FEWEST, _MOST = 8, 32, 64
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,8 @@ def test_the_subset_is_an_eighth_within_its_bounds(digits_net):
         there = sum(int(shard.attackable.sum()) for shard in store.shards())
         sizes[n] = there, len(Subject(run, store, "subset")), len(Subject(run, store, "full"))
     assert sizes[10][1] == sizes[10][2] == sizes[10][0]
-    assert sizes[100][1] == 16
-    assert sizes[300][1] == sizes[300][0] // 8 > 16
+    assert sizes[100][1] == 32
+    assert sizes[300][1] == sizes[300][0] // 8 > 32
     assert sizes[300][2] == sizes[300][0]
 
 
