@@ -15,7 +15,7 @@ from robust.core.threat import COUNTS
 
 from .. import text
 from .check import Check
-from .evidence import Question, Reference, more_often, proven, weight_of
+from .evidence import Question, Reference, more_often, proven, soft, weight_of
 
 if TYPE_CHECKING:
     from ..summary import Report
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TENTH = 0.1  # of what gradients left, and random search proves to break
 _NOISE = 0.01  # the same of noise, which does not search at all
 _UNBOUNDED = 0.01  # of the samples, that stand without a bound
+_ITERATIVE = 2  # gradients for a sample, from which an attack iterates
 _MANY = 2  # samples that stand at any eps: one may be a matter of luck
 
 ONE_STEP = Question("one-step", "athalye", "One step against many", masking=True)
@@ -37,7 +38,7 @@ def checks(report: "Report") -> list[Check]:
     if isinstance(found, str):
         return [q.without(found) for q in (ONE_STEP, BLACK_BOX, UNBOUNDED, SAMPLING, LARGER)]
     return [
-        one_step(found),
+        one_step(found, report),
         _against(found, BLACK_BOX, "random-search", "Random search", _TENTH),
         unbounded(found),
         _against(found, SAMPLING, "noise", "Noise", _NOISE),
@@ -45,10 +46,16 @@ def checks(report: "Report") -> list[Check]:
     ]
 
 
-def one_step(found: Reference) -> Check:
+def one_step(found: Reference, report: "Report") -> Check:
     """FGSM against PGD, both naive and with cross-entropy: the sign test on samples that one of
-    them alone breaks.
+    them alone breaks. A run whose attacks by gradients end after a step or so has failed it: that
+    many steps go further was never tried, and what one step leaves is no robust accuracy.
     """
+    taken = _steps(report)
+    if taken is not None and taken < _ITERATIVE and (weight := soft(report, "broken")):
+        figure = f"{taken:.1f} gradient steps a sample"
+        meaning = "The run has no iterative attack, and what a single step leaves is not robust."
+        return ONE_STEP.failed(figure, meaning, taken, weight=weight)
     for name in ("one-step", "plain"):
         if not found.ran(name):
             return ONE_STEP.without(found.why(name))
@@ -69,6 +76,18 @@ def one_step(found: Reference) -> Check:
     )  # fmt: skip
 
 
+def _steps(report: "Report") -> float | None:
+    """How many gradients the run's most patient attack took for a sample, in the mean over what it
+    was given; None where none of its attacks by gradients worked on samples one by one.
+    """
+    taken = [
+        attack["backwards_per_sample"] / (attack["params"].get("eot") or 1)
+        for attack in report.attacks
+        if attack["access"] == "gradient" and attack["given"] and not attack["crafting"]
+    ]
+    return max(taken) if taken else None
+
+
 def _against(found: Reference, question: Question, name: str, who: str, much: float) -> Check:
     """What does without gradients, on what naive gradients left: is more than `much` proven?"""
     for needed in (name, "plain"):
@@ -78,8 +97,8 @@ def _against(found: Reference, question: Question, name: str, who: str, much: fl
     figure = f"{plain} leaves none of {text.plural(found.n, 'sample')}"
     if left:
         figure = (
-            f"{found.labels(name)} breaks {gained} of the {text.plural(left, 'sample')} that "
-            f"{plain} leaves"
+            f"{found.labels(name)} breaks {gained} of {text.plural(left, 'sample')} that {plain} "
+            "leaves"
         )
     fine = f"{who} finds nothing that gradients miss."
     if gained:
@@ -122,7 +141,8 @@ def larger_eps(found: Reference, report: "Report") -> Check:
     if "eps" not in asked:
         return LARGER.without(found.why("larger"))
     if float(asked["eps"]) <= report.eps:
-        return LARGER.without("No larger eps makes a difference: this one spans the whole range.")
+        spans = "No larger eps makes a difference: this one spans the whole range."
+        return LARGER.without(spans if report.eps else "Twice an eps of 0 is no larger.")
     eps = float(asked["eps"])
     shown = f"{eps:g}" if report.threat["norm"] in COUNTS else text.eps(eps)
     stuck = _stuck(found, "")
@@ -177,7 +197,8 @@ def _judged(
     missed = found.missed(name)
     weight = weight_of(missed, found.n)
     if weight:
-        figure += f", and {missed} that the run had left robust"
+        robust = text.plural(len(found.robust), "sample")
+        figure = f"{found.labels(name)} breaks {missed} of {robust} that the run left"
         meaning = found.held(name, who)
         return question.failed(figure, meaning, value, weight=weight, masking=masked)
     if masked:

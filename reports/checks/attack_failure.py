@@ -128,7 +128,7 @@ def unconstrained_failure(found: Reference) -> Check:
         meaning = "The attacks broke all samples inside eps already."
         return UNCONSTRAINED.passed(f"none of {found.n} samples is left", meaning, 0.0)
     labels = found.labels(name)
-    figure = f"{labels} breaks {before - stand} of the {text.plural(before, 'sample')} left"
+    figure = f"{labels} breaks {before - stand} of {text.plural(before, 'sample')} left"
     if not stand:
         meaning = "Without a bound the attacks break everything: they do find what there is."
         return UNCONSTRAINED.passed(figure, meaning, 0.0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _NOISE = 1e-4  # of the largest logit: what answers may differ by for reasons of floating point
 _ROUNDED = 0.1  # share of samples whose softmax may be saturated
 _ZERO = 0.01  # share of samples that may be without a gradient of cross-entropy
-_POINTS = 0.002  # of the samples: what random search may gain over gradients
+_POINTS, _LUCK = 0.002, 1  # of the samples, and samples, that random search may gain
 _SEARCHES = ("square", "guided-square")
 _STAGES = ("probe for masked gradients", "escalation")  # of auto, where gradients had given up
 
@@ -110,11 +110,13 @@ def inference_optimisation(report: "Report", facts: dict[str, Any]) -> Check:
 
 
 def square_gain(report: "Report") -> Check:
-    """Random search that breaks more than 0.2 points beyond gradients, at a level of 95 %.
+    """Random search that gains more than 0.2 points over gradients, and more than one sample.
 
     Read off the run itself where random search came after gradients there, as a stage of `auto` or
     an attack of its own; else from the probe, whose random search is held against the whole run.
     """
+    if not any(attack["access"] == "gradient" for attack in report.attacks):
+        return SQUARE.without("The run has no attack with gradients to gain anything over.")
     gained, n, where = _gained(report)
     if n == 0:
         found = Reference.of(report)
@@ -123,16 +125,16 @@ def square_gain(report: "Report") -> Check:
         if not found.ran("random-search"):
             return SQUARE.without(found.why("random-search"))
         gained, n, where = found.missed("random-search"), found.n, "beyond the run"
-    figure = f"{text.points(gained / n)} ({gained} of {text.plural(n, 'sample')}), {where}"
+    figure = f"{gained} of {text.plural(n, 'sample')} {where}"
     value = gained / n
-    if proven(gained, n) <= _POINTS:
+    if value <= _POINTS or gained <= _LUCK:
         meaning = "Random search gains next to nothing over gradients."
         if gained:
-            meaning = "So few samples do not prove that random search gains more than 0.2 points."
+            meaning = "What random search gains over gradients is no more than luck may be."
         return SQUARE.passed(figure, meaning, value)
     meaning = (
-        "Random search breaks what gradients had left; however long it goes on, it finds more "
-        "slowly than they would, and there may be more to be found."
+        f"Random search breaks {100 * value:.1f} points of what gradients had left, and more "
+        "slowly than they would: there may be more to be found."
     )
     return SQUARE.failed(figure, meaning, value, weight=soft(report))
 

@@ -28,7 +28,7 @@ def second_opinion(found: Reference) -> Check:
         meaning = "The attacks of the run broke all of them: nobody can break more."
         return SECOND.passed(figure, meaning, 0.0)
     figure = (
-        f"{found.labels(name)} breaks {more} of the {text.plural(given, 'sample')} that the run "
+        f"{found.labels(name)} breaks {more} of {text.plural(given, 'sample')} that the run "
         f"left, of {found.n}"
     )
     weight = weight_of(more, found.n)

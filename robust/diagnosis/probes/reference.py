@@ -1,17 +1,19 @@
 """The attacks that a run is held against, and its own attacks on easier questions."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from robust.core.adaptive import Adaptive
 from robust.core.attack import Attack
 from robust.core.combinator import Combinator
 from robust.core.errors import RobustError
+from robust.core.goal import Goal
 from robust.core.threat import COUNTS, Threat
+from robust.core.victim import Victim
 from robust.diagnosis.subject import Subject, broken
 from robust.registry import label, name_of, parse_attack
 
@@ -19,6 +21,7 @@ ONE_STEP = "fgsm"
 # What a naive attacker runs: PGD with cross-entropy as published, or the usual attack on what eps
 # counts.
 PLAIN = {"l0": "fmn", "patch": "patch"} | dict.fromkeys(("linf", "l2", "l1"), "pgd")
+MARGIN = "pgd,loss=margin"
 NOISE = "uniform-noise,samples=200"
 RANDOM_SEARCH = "square,queries=500"
 LARGER = 2  # times eps
@@ -68,11 +71,14 @@ def probe(subject: Subject) -> dict[str, Any]:
         )
     bench = _Bench(subject)
     robust, everything = subject.robust, torch.arange(len(subject), device=subject.x.device)
-    plain = parse_attack(PLAIN[subject.threat.norm])
-    bench.run("one-step", [parse_attack(ONE_STEP)], everything)
+    one, plain, other = (
+        _Patient(attack=attack) if subject.random else attack
+        for attack in map(parse_attack, (ONE_STEP, PLAIN[subject.threat.norm], MARGIN))
+    )
+    bench.run("one-step", [one], everything)
     unbroken = bench.run("plain", [plain], everything)
     rest = everything[torch.isin(everything, torch.cat([unbroken, robust]))]
-    bench.run("margin", [parse_attack("pgd,loss=margin")], rest)
+    bench.run("margin", [other], rest)
     bench.run("noise", [parse_attack(NOISE)], rest)
     bench.run("random-search", [parse_attack(RANDOM_SEARCH)], rest)
     bench.run("second", _second(subject), robust)
@@ -80,6 +86,18 @@ def probe(subject: Subject) -> dict[str, Any]:
         for question, threat in _easier(subject).items():
             left = bench.run(f"{name}{question}", attacks, left, threat)
     return {"robust": robust.tolist(), "attacks": bench.found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Patient(Combinator):
+    """An attack that goes on after success, as published: on a model that answers at random it
+    would end at the first lucky answer, which tells of chance and not of gradients.
+    """
+
+    def search(
+        self, victim: Victim, x: Tensor, goal: Goal, threat: Threat, rng: Generator
+    ) -> Tensor:
+        return self.attack.search(victim, x, replace(goal, persist=True), threat, rng)
 
 
 class _Bench:
@@ -118,12 +136,12 @@ class _Bench:
 def _scaled(attack: Attack, factor: float) -> Attack:
     """The attack with a step that was chosen for another eps grown along."""
     if isinstance(attack, Combinator):
-        return dataclasses.replace(attack, attack=_scaled(attack.attack, factor))
+        return replace(attack, attack=_scaled(attack.attack, factor))
     size = attack.params.get("step_size")
     if size is None:
         return attack
     changed: dict[str, Any] = {"step_size": size * factor}
-    return dataclasses.replace(attack, **changed)
+    return replace(attack, **changed)
 
 
 def _easier(subject: Subject) -> dict[str, Threat]:
@@ -138,8 +156,8 @@ def _easier(subject: Subject) -> dict[str, Threat]:
         whole *= 1 + 1e-6  # what is as far as it can be is within it, whatever the rounding
     larger = min(LARGER * threat.eps, whole)
     return {
-        "larger": dataclasses.replace(threat, eps=larger),
-        "unbounded": dataclasses.replace(threat, eps=whole),
+        "larger": replace(threat, eps=larger),
+        "unbounded": replace(threat, eps=whole),
     }
 
 
