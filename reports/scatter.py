@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Point:
-    """A dot at (x, y) in the colour of series `colour`, larger where it is the one to look at."""
+    """A dot at (x, y) in the colour of series `colour`, larger where it is the one to look at.
+
+    mark    a few characters beside it, left out where they would cover others
+    """
 
     x: float
     y: float
@@ -22,6 +25,7 @@ class Point:
     colour: int = 0
     hollow: bool = False
     large: bool = False
+    mark: str = ""
 
 
 def scatter(
@@ -68,14 +72,32 @@ def scatter(
         out.append(f'<path class="line raw s0" d="{path}V{bottom:.1f}"/>')
     for p in points:
         kind = "hollow dot" if p.hollow else "dot"
-        out.append(
+        out += [
             f'<circle class="{kind} s{p.colour}" cx="{px(p.x):.1f}" cy="{py(p.y):.1f}" '
             f'r="{5.5 if p.large else 3.5}"><title>{escape(p.title)}</title></circle>'
-        )
+        ]
+    out += _marks([(p.mark, px(p.x), py(p.y)) for p in points])
     return Markup(
         f'<svg class="chart" role="img" data-read="xy" aria-label="{escape(label)}" '
         f'viewBox="0 0 {WIDTH:g} {height:g}">{"".join(out)}</svg>'
     )
+
+
+def _marks(points: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Words at the right of dots, or at the left: each where it covers no dot and no other word."""
+    found, taken = list[str](), [(x - 4, x + 4, y) for _, x, y in points]
+    for mark, x, y in points:
+        wide = len(mark) * CHAR
+        for start in (x + 6, x - 6 - wide):
+            fits = all(
+                abs(y - other) > 9 or start > high or start + wide < low
+                for low, high, other in taken
+            )
+            if mark and fits and start + wide <= WIDTH:
+                taken.append((start, start + wide, y))
+                found.append(f'<text x="{start:.1f}" y="{y + 3.5:.1f}">{escape(mark)}</text>')
+                break
+    return found
 
 
 def unexceeded(items: Iterable[T], of: Callable[[T], tuple[float, float]]) -> list[T]:
