@@ -8,7 +8,7 @@ import numpy as np
 
 from robust.core.outcome import AttackRows, Ints, Pixels, Shard
 
-GALLERY = 24
+GALLERY = 150
 GALLERY_BYTES = 64 * 2**20
 
 
@@ -36,11 +36,11 @@ class Example:
 
 
 class Gallery:
-    """At most 24 examples and 64 MiB, spread over the classes; independent of the run's size."""
+    """At most 150 examples and 64 MiB, spread over classes and attacks; whatever the run's size."""
 
     def __init__(self) -> None:
         self._kept: list[Example] = []
-        self._per_class: Counter[int] = Counter()
+        self._per_kind: Counter[tuple[int, str]] = Counter()
 
     def offer(self, shard: Shard, first: Ints, order: list[AttackRows | None]) -> None:
         """Take what is needed of the shard's broken samples; `first` indexes into `order`."""
@@ -55,7 +55,7 @@ class Gallery:
             if rows is None or position not in kept:
                 continue
             x = shard.x[kept[position]]
-            if not self._wants(int(shard.labels[position]), 2 * x.nbytes):
+            if not self._wants((int(shard.labels[position]), rows.label), 2 * x.nbytes):
                 continue
             at = places[int(first[position])][position]
             self._kept.append(
@@ -74,18 +74,18 @@ class Gallery:
                     fooled=float(rows.fooled[at]) if len(rows.fooled) else None,
                 )
             )
-            self._per_class[int(shard.labels[position])] += 1
+            self._per_kind[int(shard.labels[position]), rows.label] += 1
 
-    def _wants(self, label: int, nbytes: int) -> bool:
-        """Whether to take one more of this class; makes room in the class with most if so."""
+    def _wants(self, kind: tuple[int, str], nbytes: int) -> bool:
+        """Whether to take one more of this class and attack; makes room among the most if so."""
         if len(self._kept) < max(1, min(GALLERY, GALLERY_BYTES // max(nbytes, 1))):
             return True
-        richest, most = self._per_class.most_common(1)[0]
-        if self._per_class[label] + 1 >= most:
+        richest, most = self._per_kind.most_common(1)[0]
+        if self._per_kind[kind] + 1 >= most:
             return False
-        last = max(i for i, example in enumerate(self._kept) if example.label == richest)
+        last = max(i for i, e in enumerate(self._kept) if (e.label, e.attack) == richest)
         del self._kept[last]
-        self._per_class[richest] -= 1
+        self._per_kind[richest] -= 1
         return True
 
     def __iter__(self) -> Iterator[Example]:

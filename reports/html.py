@@ -1,32 +1,30 @@
 """Figures → one HTML page: no network, every user string escaped."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
-from . import charts, pictures, query_charts, text, training
-from .charts import Series
-from .gallery import Example
+from . import cards, figures, query_charts, text, training
 from .page import fill
 from .summary import Report
 
-# Characters that pictures may take in a page; the rest of it is far below the 2 MB it may have.
-PICTURES = 1_400_000
+if TYPE_CHECKING:
+    from .certification import Certificates
+
 HEAT_MAP = 20  # classes; beyond, a matrix is told by its largest entries
 TABLE = 100  # classes; beyond, the weakest are listed
 
 
-def render(report: Report) -> str:
-    """The page of an attack run."""
+def render(report: Report, certificates: "Certificates | None" = None) -> str:
+    """The page of an attack run; with certificates of the same model, beside what is proven."""
     return fill(
         "attack.html.jinja",
         **_attack_parts(report),
+        **figures.parts(report, certificates),
         repeat=repeat(report.run, report.seconds),
-        examples=_gallery(report),
+        gallery=cards.gallery(report),
         heat=heat(report.confusion, report.classes),
     )
 
@@ -92,7 +90,7 @@ def _attack_parts(report: Report) -> dict[str, Any]:
         "change": f"a patch of at most {eps} × {eps} pixels"
         if report.threat["norm"] == "patch"
         else f"a change of at most {eps} ({text.norm(report.threat['norm'])})",
-        "curve": _curve(report),
+        "curve": figures.curve(report),
         "economy": query_charts.figures(report.attacks, report.eps),
         "classes": _weakest(report.per_class),
         "cost": {
@@ -106,34 +104,6 @@ def _model_name(model: Mapping[str, Any]) -> str:
     path = str(model.get("path") or "")
     name = path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     return name or str(model.get("arch") or model.get("kind") or "model")
-
-
-def _curve(report: Report) -> Markup:
-    if len(report.curve) < 2 or not report.n:
-        return Markup("")
-    xs, ys = zip(*report.curve, strict=True)
-    cis = [report.curve_ci(y) for y in ys]
-    says = "; ".join(f"{text.percent(y, report.n)} at {text.eps(x)}" for x, y in report.curve)
-    return charts.line_chart(
-        xs,
-        [
-            Series(
-                "accuracy at most",
-                ys,
-                points=True,
-                low=[low for low, _ in cis],
-                high=[high for _, high in cis],
-            )
-        ],
-        label=f"Accuracy against ε, an upper bound: {says}",
-        x_name="ε",
-        y_name="accuracy, at most",
-        x_text=text.eps,
-        y_text=text.percent,
-        tick_text=text.whole_percent,
-        y_range=(0, 1),
-        x_ticks=xs,
-    )
 
 
 def _weakest(per_class: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -161,86 +131,6 @@ def heat(matrix: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any] | No
     order = np.argsort(off, axis=None, kind="stable")[::-1][:15]
     pairs = [divmod(int(k), len(matrix)) for k in order]
     return {"pairs": [(names[i], names[j], int(off[i, j])) for i, j in pairs if off[i, j]]}
-
-
-def _gallery(report: Report) -> list[dict[str, Any]]:
-    """Cards, evenly over the examples, as many as fit the page."""
-    low, high = float(report.threat.get("low", 0)), float(report.threat.get("high", 1))
-    examples, cards, size = report.gallery, list[dict[str, Any]](), 0
-    asked = report.spec["data"].get("image")
-    # Spread over the classes even where only a few fit: every third first, then the rest.
-    order = [i for start in range(3) for i in range(start, len(examples), 3)]
-    for i in order:
-        example = examples[i]
-        picture = pictures.is_image(example.x.shape) and asked is not False
-        shown = _pictures(example, low, high) if picture else _signals(example)
-        size += sum(len(value) for value in shown.values() if isinstance(value, str))
-        if cards and size > PICTURES:
-            break
-        cards.append(
-            {
-                "order": i,
-                "example": example,
-                "label": _name(report, example.label),
-                "clean": _name(report, example.prediction),
-                "adv": _name(report, example.adv_prediction),
-                "target": _name(report, example.target) if example.target >= 0 else None,
-                "confidence": _known(example.confidence),
-                "adv_confidence": _known(example.adv_confidence),
-                "shrunk": picture and max(example.x.shape[1:]) > pictures.LARGEST,
-                **shown,
-            }
-        )
-    return sorted(cards, key=lambda card: int(card["order"]))
-
-
-def _known(confidence: float) -> float | None:
-    """None where the model gave labels alone."""
-    return None if math.isnan(confidence) else confidence
-
-
-def _name(report: Report, index: int) -> str:
-    return report.classes[index] if 0 <= index < len(report.classes) else str(index)
-
-
-def _pictures(example: Example, low: float, high: float) -> dict[str, Any]:
-    delta, factor = pictures.perturbation(example.x_adv - example.x, low, high)
-    return {
-        "kind": "image",
-        "x": pictures.image(example.x, low, high),
-        "delta": delta,
-        "x_adv": pictures.image(example.x_adv, low, high),
-        "factor": factor,
-        "crisp": max(example.x.shape[1:]) <= pictures.LARGEST,
-    }
-
-
-def _signals(example: Example) -> dict[str, Any]:
-    x, x_adv = (a.astype(np.float64).ravel() for a in (example.x, example.x_adv))
-    delta = x_adv - x
-    at, its = charts.envelope(x.tolist()), charts.envelope(delta.tolist())
-    name = "position" if len(x) > 1 else "feature"
-    return {
-        "kind": "signal",
-        "x": charts.line_chart(
-            at,
-            [Series("original", x[at].tolist()), Series("adversarial", x_adv[at].tolist())],
-            label=f"Original and adversarial signal of sample {example.id}",
-            x_name=name,
-            y_name="value",
-            height=150,
-            hover=len(x) <= 64,
-        ),
-        "delta": charts.line_chart(
-            its,
-            [Series("perturbation", delta[its].tolist())],
-            label=f"Perturbation of sample {example.id}, at most {np.abs(delta).max():.3g}",
-            x_name=name,
-            y_name="perturbation",
-            height=110,
-            hover=len(x) <= 64,
-        ),
-    }
 
 
 def repeat(run: Mapping[str, Any], seconds: float) -> list[tuple[str, str, bool]]:

@@ -1,14 +1,20 @@
+import base64
+import io
 import math
 import re
+import wave
 import xml.etree.ElementTree as ET
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robust.reports import text
 from robust.reports.charts import WIDTH, Series, bar, ema, envelope, line_chart, nice_ticks, stack
-from robust.reports.pictures import is_image, perturbation
+from robust.reports.pictures import image, is_image, pack, perturbation
+from robust.reports.sound import clip, rate_of
 
 
 def test_ema_by_hand() -> None:
@@ -128,28 +134,86 @@ def test_envelope_keeps_the_peaks() -> None:
 def test_perturbation_spans_the_full_range() -> None:
     delta = np.zeros((3, 2, 2))
     delta[0, 0, 0], delta[1, 1, 1] = 8 / 255, -4 / 255
-    uri, factor = perturbation(delta, 0.0, 1.0)
-    assert factor == pytest.approx(255 / 16)
+    assert perturbation(delta, 0.0, 1.0)[1] == pytest.approx(255 / 16)
     assert perturbation(delta, -1.0, 1.0)[1] == pytest.approx(255 / 8)
-    assert uri.startswith("data:image/png;base64,")
     _, nothing = perturbation(np.zeros((1, 2, 2)), 0.0, 1.0)
     assert nothing == 1
 
 
 def test_perturbation_pixels() -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
-    def pixels(delta: np.ndarray) -> np.ndarray:
-        raw = base64.b64decode(perturbation(delta, 0.0, 1.0)[0].split(",")[1])
-        return np.asarray(Image.open(io.BytesIO(raw)))
-
-    colour = pixels(np.array([0.1, -0.1, 0.0, 0.05]).reshape(1, 1, 4).repeat(3, 0))
+    colour, _ = perturbation(np.array([0.1, -0.1, 0.0, 0.05]).reshape(1, 1, 4).repeat(3, 0), 0, 1)
     assert colour[0, :, 0].tolist() == [255, 0, 128, 191]
-    grey = pixels(np.array([0.1, -0.1, 0.0]).reshape(1, 1, 3))
+    grey, _ = perturbation(np.array([0.1, -0.1, 0.0]).reshape(1, 1, 3), 0, 1)
     assert grey[0].tolist() == [[190, 82, 20], [29, 92, 160], [255, 255, 255]]
+
+
+def opened(uri: str) -> np.ndarray:
+    kind, data = uri.split(",")
+    assert kind == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 120])
+def test_a_sheet_holds_each_picture_where_it_says(count: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        [rng.integers(0, 256, (5, 7, 3), dtype=np.uint8) for _ in range(3)] for _ in range(count)
+    ]
+    sheets, places = pack(rows, 10**6, lossless=True)
+    assert len(places) == count
+    assert len(sheets) == -(-count // 50)
+    images = [opened(sheet.uri) for sheet in sheets]
+    for row, place in zip(rows, places, strict=True):
+        sheet, whole = sheets[place.sheet], images[place.sheet]
+        # As CSS scales and places it: p percent of what the image is larger than its box.
+        assert whole.shape[:2] == (round(5 * sheet.high), round(7 * sheet.wide))
+        top = place.down / 100 * (whole.shape[0] - 5)
+        for picture, across in zip(row, sheet.across, strict=True):
+            left = across / 100 * (whole.shape[1] - 7)
+            assert (top, left) == pytest.approx((round(top), round(left)))
+            there = whole[round(top) - 1 : round(top) + 6, round(left) - 1 : round(left) + 8]
+            np.testing.assert_array_equal(there, np.pad(picture, ((1, 1), (1, 1), (0, 0)), "edge"))
+
+
+def test_sheets_keep_to_their_budget() -> None:
+    rng = np.random.default_rng(0)
+    rows = [[rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)] for _ in range(100)]
+    sheets, places = pack(rows, 150_000, lossless=True)
+    assert 120_000 < sum(len(sheet.uri) for sheet in sheets) <= 150_000
+    assert 30 < len(places) < 40  # 3 kB each, which nothing compresses
+    assert len(pack(rows, 100, lossless=True)[1]) == 1
+
+
+def test_large_pictures_are_shrunk() -> None:
+    assert image(np.zeros((1, 224, 112)), 0, 1).shape == (112, 56, 3)
+    assert image(np.full((4, 8, 8), 0.5), 0, 1).shape == (8, 8, 4)
+
+
+def test_what_can_be_heard() -> None:
+    assert rate_of((1, 16_000), -1, 1, None) == 16_000
+    assert rate_of((16_000,), -1, 1, 8000) == 8000
+    assert rate_of((2, 100), 0, 1, 8000) == 8000  # somebody said it
+    for shape, low in (((100,), -1), ((16_000,), 0), ((3, 16_000), -1), ((3, 32, 32), -1)):
+        assert rate_of(shape, low, 1, None) is None
+    assert rate_of((3, 32, 32), 0, 1, 8000) is None
+
+
+def heard(uri: str) -> tuple[Any, np.ndarray]:
+    kind, data = uri.split(",")
+    assert kind == "data:audio/wav;base64"
+    with wave.open(io.BytesIO(base64.b64decode(data))) as file:
+        return file.getparams(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
+
+
+def test_clips_are_wav_of_16_bits() -> None:
+    file, values = heard(clip(np.array([0.0, 0.5, -1.0, 2.0]), 8000, -1.0, 1.0))
+    assert (file.framerate, file.nchannels, file.sampwidth) == (8000, 1, 2)
+    assert values.tolist() == [0, 16384, -32767, 32767]
+    assert heard(clip(np.array([0.5, 0.6]), 8000, 0.0, 1.0, 5.0))[1].tolist() == [0, 32767]
+    file, values = heard(clip(np.array([[1.0, 0.0], [-1.0, 0.5]]), 44_100, -1.0, 1.0))
+    assert file.nchannels == 2
+    assert values.tolist() == [32767, -32767, 0, 16384]  # left and right by turns
+    assert heard(clip(np.zeros(9 * 8000), 8000, -1.0, 1.0))[0].nframes == 4 * 8000
 
 
 def test_what_is_an_image() -> None:

@@ -274,8 +274,20 @@ def big(index: int, n: int = 64, shape: tuple[int, ...] = (3, 32, 32)) -> Shard:
 def test_gallery_is_spread_over_sorted_classes() -> None:
     report = Report(run(["first"]), (big(i, 8) for i in range(60)))
     labels = [example.label for example in report.gallery]
-    assert len(labels) == 24
-    assert {labels.count(c) for c in range(6)} == {4}
+    assert len(labels) == 150
+    assert {labels.count(c) for c in range(6)} == {25}
+
+
+def test_gallery_holds_what_a_rare_attack_found() -> None:
+    def of(index: int) -> Shard:
+        labels = [index // 10] * 8
+        common = rows("first", range(8), dict.fromkeys(range(1 if index == 5 else 0, 8), 9))
+        rare = rows("second", [0], {0: 9} if index == 5 else {})
+        return shard(labels, labels, [common, rare], index=index)
+
+    found = list(Report(run(), (of(i) for i in range(60))).gallery)
+    assert len(found) == 150
+    assert [e.attack for e in found].count("second") == 1
 
 
 def test_memory_does_not_grow_with_pixels() -> None:
