@@ -80,8 +80,10 @@ def _steps(report: "Report") -> float | None:
     """How many gradients the run's most patient attack took for a sample, in the mean over what it
     was given; None where none of its attacks by gradients worked on samples one by one.
     """
+    draws = int(report.spec["model"].get("draws") or 1)
     taken = [
-        attack["backwards_per_sample"] / (attack["params"].get("eot") or 1)
+        attack["backwards_per_sample"]
+        / (attack["params"].get("eot") or (draws if attack["adaptive"] else 1))
         for attack in report.attacks
         if attack["access"] == "gradient" and attack["given"] and not attack["crafting"]
     ]

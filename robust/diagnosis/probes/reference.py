@@ -30,7 +30,7 @@ LARGER = 2  # times eps
 _STRONG: dict[str, tuple[tuple[str, ...], ...]] = {
     **dict.fromkeys(
         ("linf", "l2", "l1"),
-        (("auto",), ("apgd-t,steps=40,targets=4", "apgd,steps=40,loss=dlr,restarts=2")),
+        (("auto",), ("apgd-t,steps=30,targets=4", "apgd,steps=40,loss=dlr")),
     ),
     "l0": (("sigma-zero",), ("fmn",), ("sigma-zero,restarts=3",)),
     "patch": (("patch",), ("patch,restarts=3",)),
