@@ -384,7 +384,10 @@ def _verdict(console: Console, verdict: Any) -> None:
     masked = "; the model masks its gradients" if verdict.masked else ""
     console.print(f"verdict: {verdict.status}{masked}", style=_STYLES[verdict.status])
     if verdict.status != "trustworthy":
-        for reason in verdict.reasons[:3]:
-            console.print(f"  - {plain(reason)}")
+        reasons = [plain(reason) for reason in verdict.reasons[:3]]
         if len(verdict.reasons) > 3:
-            console.print(f"  - and {len(verdict.reasons) - 3} more, in the report")
+            reasons.append(f"and {len(verdict.reasons) - 3} more, in the report")
+        listed = Table.grid(padding=(0, 1, 0, 0))
+        for reason in reasons:
+            listed.add_row("  -", reason)
+        console.print(listed)
