@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from robust.reports import sound
 from robust.reports.html import render, render_training
 from robust.reports.summary import Report
 from robust.reports.training import nothing_learned
@@ -51,6 +52,7 @@ def evaluate(
     draws: int | None = None,
     price_per_1000: float | None = None,
     diagnose: str = "subset",
+    sample_rate: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
 ) -> Report:
@@ -83,6 +85,8 @@ def evaluate(
     price_per_1000   of the oracle's answers, for the report
     diagnose    "subset": whether the figure can be trusted, by probes on a few samples; "full": on
                 all of them; "off": not at all
+    sample_rate of signals, values a second, to be heard in the report; None: 16,000 where long ones
+                around zero look like sound
     out         a folder for the run and its report; None: keep the outcomes in memory
     resume      go on with the run in `out`; the model must have parameters, whose hash tells it
 
@@ -90,6 +94,7 @@ def evaluate(
     """
     module = model if isinstance(model, nn.Module) else Called(model)
     check_batch(x, y, threat)
+    check_sample_rate(sample_rate, tuple(x.shape[1:]))
     source = from_arrays(x, y, low=threat.low, high=threat.high, channels_last=False)
     device = next((p.device for p in module.parameters()), x.device)
     given = [surrogates] if callable(surrogates) else surrogates
@@ -126,7 +131,11 @@ def evaluate(
     asked = asked_before(loaded)
     run = engine.Evaluation(spec, loaded.module, source, chosen, stand_ins, asked)
     diagnosing = Diagnosing(run, diagnose)
-    facts = {**run_facts(loaded, price_per_1000), "diagnose": diagnose}
+    facts = {
+        **run_facts(loaded, price_per_1000),
+        "diagnose": diagnose,
+        "sample_rate": sample_rate,
+    }
     if out is None:
         store = MemoryStore()
         for _ in itertools.chain(run.run(store), diagnosing.run(store)):
@@ -138,6 +147,22 @@ def evaluate(
     for _ in itertools.chain(run.run(folder), diagnosing.run(folder)):
         pass
     return conclude(folder)
+
+
+def check_sample_rate(rate: int | None, shape: tuple[int, ...]) -> None:
+    """Refuse one for samples that are no sound, or that no browser plays."""
+    if rate is None:
+        return
+    if not sound.SLOWEST <= rate <= sound.FASTEST:
+        raise RobustError(
+            f"the sample rate must lie between {sound.SLOWEST:,} and {sound.FASTEST:,} Hz, "
+            f"not be {rate:,}: browsers play no other"
+        )
+    if not sound.is_signal(shape):
+        raise RobustError(
+            f"a sample rate is for signals of shape (n,), (1, n) or (2, n); these samples have "
+            f"shape {shape}"
+        )
 
 
 def run_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]:

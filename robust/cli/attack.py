@@ -110,6 +110,12 @@ from .options import BATCH_SIZE, NUMBER, RUNS, Numbers, model_options, oracle_op
     show_default=True,
     help="Find out whether the figure can be trusted, by probes on 32 to 64 samples, or on all.",
 )
+@click.option(
+    "--sample-rate",
+    type=int,
+    metavar="HZ",
+    help="Of signals, to be heard in the report. Default: 16000 where they look like sound.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 @click.option(

@@ -50,6 +50,7 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
     if price is not None and access == "gradient":
         raise RobustError("--price-per-1000 is for models that can only be asked: add --access")
     threat = threat_of(loaded, data, options["norm"], options["eps"])
+    api.check_sample_rate(options["sample_rate"], source.shape)
     targeted = options["targeted"] is not None
     named = parse_attacks(options["attacks"], threat.norm, access, targeted=targeted)
     device = choose_device(options["device"])
@@ -91,7 +92,8 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
-    folder.record |= {**api.run_facts(loaded, price), "diagnose": options["diagnose"]}
+    folder.record |= api.run_facts(loaded, price)
+    folder.record |= {key: options[key] for key in ("diagnose", "sample_rate")}
     _keep_preflight(folder, loaded)
 
     quiet = options["quiet"]
