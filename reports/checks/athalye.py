@@ -154,7 +154,7 @@ def larger_eps(found: Reference, report: "Report") -> Check:
     figure, value = "no sample is left", None
     if given:
         value = more / given
-        figure = f"{more} of the {text.plural(given, 'sample')} that were left break at eps {shown}"
+        figure = f"{more} of {text.plural(given, 'sample')} left break at eps {shown}"
     if stuck:
         return LARGER.failed(
             figure,
