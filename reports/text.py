@@ -95,6 +95,11 @@ def command(argv: Sequence[str]) -> str:
     return shlex.join(argv)
 
 
+def said_p(p: float) -> str:
+    """ "p = 0.031", "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 

@@ -12,6 +12,7 @@ from robust.core.errors import RobustError
 from .attack import attack
 from .certify import certify
 from .defend import defend
+from .diff import diff
 from .listing import list_
 from .report import report
 from .train import train
@@ -42,5 +43,5 @@ def main() -> None:
     """
 
 
-for _command in (attack, certify, train, tune, defend, report, list_):
+for _command in (attack, certify, train, tune, defend, report, diff, list_):
     main.add_command(_command)

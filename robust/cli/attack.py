@@ -132,6 +132,19 @@ from .options import BATCH_SIZE, NUMBER, RUNS, Numbers, model_options, oracle_op
     metavar="X",
     help="Exit with 1 if robust accuracy is below X (a release gate).",
 )
+@click.option(
+    "--fail-if-worse-than",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Exit with 1 if robust accuracy is significantly worse than in that run, by McNemar's "
+    "test on the samples of both. It must be on the same data and threat.",
+)
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write gates and figures as JUnit XML, whether the gates hold or not.",
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print report.json, and nothing else, to stdout."

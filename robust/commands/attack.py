@@ -27,6 +27,7 @@ from robust.store import RunFolder, argv, choose_folder, find_unfinished
 from robust.views import attacks_for
 
 from . import INTERRUPTED
+from .gating import Gating
 
 PREFLIGHT = "preflight"
 
@@ -91,6 +92,7 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
     if out is None and options["resume"]:
         out = find_unfinished(runs, lambda record: record["spec_hash"] == spec.hash)
     out = out or choose_folder(runs, "attack", Path(options["path"]).stem)
+    gated = Gating(options, out, spec)
     folder = RunFolder.start(out, spec, argv(), resume=options["resume"])
     folder.record |= api.run_facts(loaded, price)
     folder.record |= {key: options[key] for key in ("diagnose", "sample_rate")}
@@ -106,13 +108,7 @@ def _attack(runs: Path, options: dict[str, Any]) -> int:
         print(json.dumps(report.to_json(), indent=1))
     elif not quiet:
         console.attack_results(report, str(folder.path / "report.html"))
-    gate = options["fail_under"]
-    if gate is not None and not report.robust_accuracy >= gate:  # NaN must not pass
-        if not quiet:
-            found = f"{report.robust_accuracy:.4g}"
-            click.echo(f"robust: robust accuracy {found} is below --fail-under {gate:g}", err=True)
-        return 1
-    return 0
+    return gated.exit_code(report)
 
 
 def _recall(runs: Path, loaded: Loaded, options: dict[str, Any]) -> None:
