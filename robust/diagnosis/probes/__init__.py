@@ -11,7 +11,7 @@ from typing import Any
 
 from robust.diagnosis.subject import Subject
 
-from . import answers, convergence, gradients, reference, traces
+from . import answers, binarisation, convergence, gradients, reference, traces
 
 Probe = Callable[[Subject], dict[str, Any]]
 
@@ -21,4 +21,5 @@ PROBES: dict[str, Probe] = {
     "reference": reference.probe,
     "traces": traces.probe,
     "convergence": convergence.probe,
+    "binarisation": binarisation.probe,
 }
