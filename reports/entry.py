@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .summary import Report
 
 
+ANY = "any wrong class"
+
+
 @dataclass(frozen=True)
 class Task:
     """What runs must share for their figures to compare.
@@ -72,7 +75,7 @@ class Task:
     @property
     def conditions(self) -> str:
         """Goal and access: "any wrong class, access to labels"."""
-        goal = "any wrong class" if self.targeted is None else f"targeted ({self.targeted})"
+        goal = ANY if self.targeted is None else f"targeted ({self.targeted})"
         if self.access == "transfer":
             return f"{goal}, attacked by surrogates"
         return goal if self.access == "gradient" else f"{goal}, access to {self.access}"
@@ -80,7 +83,7 @@ class Task:
     @property
     def terms(self) -> str:
         """Threat, goal and access, as a heading says them."""
-        return f"{self.threat}, {self.conditions}".replace(", any wrong class", "")
+        return f"{self.threat}, {self.conditions}".replace(f", {ANY}", "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ class Entry:
     identity    what is the same for two runs of one model behind the same defenses
     clean, robust   accuracies in [0, 1], NaN where nothing was measured, with 95 % intervals
     certified   of an L2 certification of the same model: certified accuracy at the threat's eps
+    diagnosed   whether it was asked if its number can be trusted; the verdict may still be None
     damaged     how many of its files could not be read
     ids, left   (n,): the samples; for each 1 where it withstood, else 0, of random models a share
     cost        forwards, backwards, queries, seconds
@@ -117,6 +121,7 @@ class Entry:
     certified: float | None
     certified_ci: Interval | None
     verdict: Verdict | None
+    diagnosed: bool
     damaged: int
     ids: Ints
     left: Floats
@@ -156,6 +161,7 @@ class Entry:
             certified=bracket.certified if bracket else None,
             certified_ci=bracket.certified_ci if bracket else None,
             verdict=report.verdict,
+            diagnosed=report.run.get("diagnose", "off") != "off",
             damaged=len(report.damaged),
             ids=report.columns.ids,
             left=report.withstood,

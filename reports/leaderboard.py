@@ -241,7 +241,9 @@ def _cautions(entry: Entry, below: Sequence[Entry]) -> list[Remark]:
     """What speaks against the place of a run above `below`, itself included."""
     found = []
     if entry.verdict is None:
-        words = "Nobody looked whether its number can be trusted (--diagnose off)."
+        words = "Nobody has looked whether its number can be trusted: it was not diagnosed."
+        if entry.diagnosed:
+            words = "Of the checks whether its number can be trusted, none applies to such a run."
         found.append(Remark("not checked", words))
     elif entry.verdict.status == "doubtful":
         words = "Its verdict is doubtful: the number may well be too high."

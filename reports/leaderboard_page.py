@@ -1,13 +1,13 @@
 """A leaderboard → one page: a table of all runs, and what to make of each comparison."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from . import strength, text
-from .entry import Comparison, Entry
-from .leaderboard import Group, Leaderboard, Standing
+from .entry import ANY, Comparison, Entry
+from .leaderboard import Group, Leaderboard, Remark, Standing
 from .page import fill
 from .scatter import Point, fine_percent, scatter, share_ticks
 
@@ -18,16 +18,19 @@ VERDICTS = ("trustworthy", "doubtful", "broken", "not checked")
 def render_leaderboard(board: Leaderboard) -> str:
     """The page of a leaderboard."""
     entries = [standing.entry for group in board.groups for standing in group.standings]
+    choices = _choices(entries)
     return fill(
         "leaderboard.html.jinja",
         board=board,
         single=board.groups[0] if len(board.groups) == 1 else None,
-        choices=_choices(entries),
+        choices=[(key, name, values) for key, name, values, _ in choices],
+        told_of=lambda entry: _told(entry, choices),
         certified=any(entry.certified is not None for entry in entries),
         defended=any(entry.defenses for entry in entries),
         verdict_of=verdict_of,
         trade_off={group.label: _trade_off(group) for group in board.groups},
-        remarks={group.label: _remarks(group) for group in board.groups},
+        cautions=lambda group: _said((s.entry, r) for s in group.ranked for r in s.cautions),
+        unranked=lambda group: _said((s.entry, s.why) for s in group.standings if s.why),
         pairs={group.label: _pairs(group) for group in board.groups},
         gap=gap,
         ends=ends,
@@ -67,29 +70,42 @@ def chance(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def _choices(entries: Iterable[Entry]) -> list[tuple[str, str, list[str]]]:
-    """What the table can be filtered by: (key, name, values), where there is a choice at all."""
-    entries = list(entries)
+_Of = Callable[[Entry], str]
+_Choice = tuple[str, str, list[str], _Of]
+_FILTERS: tuple[tuple[str, str, _Of], ...] = (
+    ("data", "Data set", lambda entry: entry.task.data),
+    ("threat", "Threat", lambda entry: entry.task.threat),
+    ("goal", "Goal and access", lambda entry: entry.task.conditions),
+    ("verdict", "Verdict", verdict_of),
+)
+
+
+def _choices(entries: Sequence[Entry]) -> list[_Choice]:
+    """What the table can be filtered by, where there is a choice at all: key, name, values, and
+    what is the value of a run.
+    """
     found = []
-    for key, name, of in (
-        ("data", "Data set", lambda e: e.task.data),
-        ("threat", "Threat", lambda e: e.task.threat),
-        ("goal", "Goal and access", lambda e: e.task.conditions),
-        ("verdict", "Verdict", verdict_of),
-    ):
+    for key, name, of in _FILTERS:
         values = sorted({of(entry) for entry in entries})
         if len(values) > 1:
-            found.append((key, name, values))
+            found.append((key, name, values, of))
     return found
 
 
-def _remarks(group: Group) -> list[tuple[str, str]]:
-    """What to know of places in a group: (which runs, a sentence), the same said once."""
-    said: dict[str, list[str]] = {}
-    for standing in group.standings:
-        for remark in [*standing.cautions, *([standing.why] if standing.why else [])]:
-            said.setdefault(remark.words, []).append(standing.entry.name)
-    return [(text.listed(_some(names)), words) for words, names in said.items()]
+def _told(entry: Entry, choices: Sequence[_Choice]) -> str:
+    """What a row says beneath the name of its run: what is not the same for all of the table."""
+    told = [of(entry) for key, _, _, of in choices if key != "verdict"]
+    told = [words.replace(f"{ANY}, ", "") for words in told if words != ANY]
+    told += [] if entry.complete else [entry.status or "not finished"]
+    return ", ".join(told)
+
+
+def _said(remarks: Iterable[tuple[Entry, Remark]]) -> list[tuple[str, str]]:
+    """Which runs, and what is said of them: the same said once."""
+    found: dict[str, list[str]] = {}
+    for entry, remark in remarks:
+        found.setdefault(remark.words, []).append(entry.name)
+    return [(text.listed(_some(names)), words) for words, names in found.items()]
 
 
 def _some(names: list[str]) -> list[str]:

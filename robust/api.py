@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robust.reports import sound
+from robust.reports.certification import Certificates
 from robust.reports.html import render, render_training
 from robust.reports.summary import Report
 from robust.reports.training import nothing_learned
@@ -19,7 +20,7 @@ from .core.defended import Defended
 from .core.errors import RobustError
 from .core.files import write_text
 from .core.oracle import Oracle
-from .core.outcome import Fit
+from .core.outcome import Fit, Shard
 from .core.threat import Threat
 from .core.victim import Model
 from .data import from_arrays
@@ -218,17 +219,23 @@ def conclude(folder: RunFolder) -> Report:
     return write_report(folder)
 
 
-def report_of(record: dict[str, Any], store: Store) -> Report:
-    """The report of a run with that record of run.json, from what is stored."""
+def report_of(
+    record: dict[str, Any], store: Store, shards: Iterable[Shard] | None = None
+) -> Report:
+    """The report of a run with that record of run.json, from what is stored: its shards, if it is
+    not given them otherwise read.
+    """
     more = {"fits": _facts(store.fits()), "diagnosis": store.diagnosis(), "damage": store.damage}
-    return Report({**record, **more}, store.shards())
+    return Report({**record, **more}, store.shards() if shards is None else shards)
 
 
-def write_report(folder: RunFolder) -> Report:
-    """Derive report.json and report.html anew from the rows of a run."""
+def write_report(folder: RunFolder, certificates: Certificates | None = None) -> Report:
+    """Derive report.json and report.html anew from the rows of a run, and from certificates of the
+    same model where there are any.
+    """
     report = report_of(folder.record, folder)
     write_text(folder.path / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
-    write_text(folder.path / "report.html", render(report))
+    write_text(folder.path / "report.html", render(report, certificates))
     return report
 
 

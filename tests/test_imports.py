@@ -61,6 +61,7 @@ ALLOWED = {
         *("core", "data", "diagnosis", "evaluation", "models", "planning", "registry", "reports"),
         *("store", "views"),
     },
+    "leaderboards": {"api", "core", "reports", "store"},
     "commands": {
         *(
             "commands",
@@ -71,10 +72,12 @@ ALLOWED = {
             "data",
             "diagnosis",
             "evaluation",
+            "leaderboards",
             "models",
             "opening",
             "planning",
             "preflight",
+            "reports",
         ),
         *("registry", "store", "training", "tuning", "views"),
     },
