@@ -11,7 +11,7 @@ from robust.diagnosis.subject import Subject
 from robust.preflight import guarded, probabilities
 
 REPEATS = 8
-_ONE = 1e-3  # what the probabilities of a sample may sum to less or more than one
+_ROUNDED = 1e-3  # of logarithms of probabilities: what floating point may make of them
 
 
 def probe(subject: Subject) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def probe(subject: Subject) -> dict[str, Any]:
     sums = kept.logsumexp(1).abs()
     floor = torch.tensor(torch.finfo(torch.float32).tiny).log().item()
     others = kept.sort(dim=1, descending=True).values[:, 1:]
-    logarithms = bool((sums < _ONE).all())
+    logarithms = bool((sums < _ROUNDED).all())
     spy = _Spy()
     x = subject.x[:1]
     with guarded(x), torch.no_grad(), spy:
@@ -49,7 +49,7 @@ def probe(subject: Subject) -> dict[str, Any]:
         "flipping": int((predicted != predicted[0]).any(0).sum()),
         "probabilities": probabilities(logits),
         "logarithms": logarithms,
-        "rounded": int((others <= floor * (1 - 1e-6)).all(1).sum()) if logarithms else 0,
+        "rounded": int(((others - floor).abs() < _ROUNDED).all(1).sum()) if logarithms else 0,
         "recording": spy.recording,
         "backwards": spy.backwards,
     }
