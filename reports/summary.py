@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from robust.core.outcome import SCHEMA_VERSION, Bools, Floats, Ints, Shard
+from robust.core.outcome import DIAGNOSIS_VERSION, SCHEMA_VERSION, Bools, Floats, Ints, Shard
 from robust.core.threat import COUNTS
 
 from . import (
@@ -357,8 +357,12 @@ class Report:
 
     @property
     def diagnosis(self) -> dict[str, dict[str, Any]]:
-        """What each probe has found, by its name; {} where the run was not diagnosed."""
-        return dict(self.run.get("diagnosis") or {})
+        """What each probe has found, by its name; {} where the run was not diagnosed, or by another
+        version, whose facts say other things.
+        """
+        found = dict(self.run.get("diagnosis") or {})
+        ours = DIAGNOSIS_VERSION
+        return {name: facts for name, facts in found.items() if facts.get("version", ours) == ours}
 
     @cached_property
     def checks(self) -> list[Check]:

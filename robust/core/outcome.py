@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
+DIAGNOSIS_VERSION = 1  # of the facts that the probes of a diagnosis keep
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

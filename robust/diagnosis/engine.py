@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from robust.core.errors import RobustError
 from robust.core.oracle import Oracle
+from robust.core.outcome import DIAGNOSIS_VERSION
 from robust.core.rng import seeded
 from robust.evaluation import Evaluation
 from robust.preflight import frozen
@@ -65,7 +66,11 @@ class Diagnosing:
         with frozen(run.model):
             run.searching.prepare(run.attacks, run.source)
             for number, (name, probe) in enumerate(PROBES.items(), start=1):
-                asked = {"amount": self.amount, "n": len(subject)}
+                asked = {
+                    "version": DIAGNOSIS_VERSION,
+                    "amount": self.amount,
+                    "n": len(subject),
+                }
                 if asked.items() <= there.get(name, {}).items():
                     continue
                 yield ProbeStarted(name, number, len(PROBES), len(subject))

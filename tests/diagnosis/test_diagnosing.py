@@ -17,6 +17,7 @@ from robust.diagnosis import Diagnosing, Subject, engine
 from robust.evaluation import Evaluation
 from robust.models import in_memory
 from robust.planning import as_oracle
+from robust.reports.summary import Report
 from robust.store import MemoryStore
 
 EPS = 0.1
@@ -90,7 +91,7 @@ def test_a_seed_gives_the_same_facts_whatever_ran_before(digits_net, probes):
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(2)
     again, store = made(digits_net)
-    store.write_diagnosis("refused", {"amount": "subset", "n": facts["draws"]["n"]})
+    store.write_diagnosis("refused", facts["refused"])
     assert diagnosed(again, store)[1]["draws"]["drawn"] == facts["draws"]["drawn"]
 
 
@@ -181,3 +182,17 @@ def test_in_a_folder_it_goes_on_where_it_was_killed(digits_net, probes, tmp_path
     }  # fmt: skip
     assert probes == ["draws", "refused", "draws"]
     assert run(resume=True, diagnose="off").diagnosis["draws"]["drawn"] == whole["drawn"]
+
+
+def test_facts_of_another_version_are_not_judged_and_measured_again(digits_net, probes, tmp_path):
+    run, store = made(digits_net)
+    _, facts = diagnosed(run, store)
+    old = {name: {**one, "version": 0} for name, one in facts.items()}
+    for name, one in old.items():
+        store.write_diagnosis(name, one)
+    record = {"spec": run.spec.to_dict(), "diagnose": "subset", "diagnosis": dict(old)}
+    assert Report(record, store.shards()).diagnosis == {}
+    diagnosed(run, store)
+    assert probes == ["draws", "refused"] * 2
+    record["diagnosis"] = store.diagnosis()
+    assert set(Report(record, store.shards()).diagnosis) == {"draws", "refused"}
