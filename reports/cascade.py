@@ -6,6 +6,7 @@ import numpy as np
 
 from robust.core.outcome import Floats
 
+from . import cost
 from .rates import Interval, rate, ratio, wilson
 from .rows import Tally
 from .statistics import quantile_interval
@@ -68,6 +69,11 @@ def _row(
         "fooled": ratio(t.shares, t.given) if report.random else None,
         "fooled_ci": wilson(t.shares, t.given) if report.random else None,
         "fooled_mean": ratio(t.fooled, t.checked),
+        "flops": cost.flops(
+            cost.each(report.run, asked),
+            t.forwards + once["forwards"],
+            t.backwards + once["backwards"],
+        ),
         "seconds": t.seconds + once["seconds"],
         "samples_per_second": ratio(t.given, t.seconds),
         "crafting": crafting,

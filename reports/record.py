@@ -6,7 +6,7 @@ import numpy as np
 
 from robust.core.outcome import SCHEMA_VERSION
 
-from . import survival
+from . import cost, survival
 from .rates import plain
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def of(report: "Report") -> dict[str, Any]:
             "defenses": report.defenses or None,
             "attacks": report.attacks,
             **total,
+            "flops": cost.total(report),
+            "flops_each": report.run.get("flops"),
+            "energy": cost.energy(report),
             "curve": [
                 {
                     "eps": eps,

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from robust.reports.html import render, render_training
 from robust.reports.summary import Report
 from robust.reports.training import nothing_learned
 
+from . import diagnosis, energy, flops
 from . import evaluation as engine
 from .core.attack import Attack, check_batch
 from .core.defended import Defended
@@ -139,13 +140,13 @@ def evaluate(
     }
     if out is None:
         store = MemoryStore()
-        for _ in itertools.chain(run.run(store), diagnosing.run(store)):
+        record = {**new_record("attack", spec.to_dict(), spec.hash, []), **facts}
+        for _ in measuring(run, diagnosing, store, record):
             pass
-        record = new_record("attack", spec.to_dict(), spec.hash, [])
-        return report_of({**record, "status": "done", **facts}, store)
+        return report_of({**record, "status": "done"}, store)
     folder = RunFolder.start(Path(out), spec, argv(), resume=resume)
     folder.record |= facts
-    for _ in itertools.chain(run.run(folder), diagnosing.run(folder)):
+    for _ in measuring(run, diagnosing, folder, folder.record):
         pass
     return conclude(folder)
 
@@ -164,6 +165,18 @@ def check_sample_rate(rate: int | None, shape: tuple[int, ...]) -> None:
             f"a sample rate is for signals of shape (n,), (1, n) or (2, n); these samples have "
             f"shape {shape}"
         )
+
+
+def measuring(
+    run: engine.Evaluation, diagnosing: Diagnosing, store: Store, record: dict[str, Any]
+) -> Iterator[engine.Event | diagnosis.Event]:
+    """The events of a run and of its diagnosis. What they cost besides time goes into the record of
+    run.json: `flops` of one forward and backward (see `flops.of`), and `energy`, where the machine
+    tells, of all sessions of the run together.
+    """
+    record["flops"] = flops.of(run)
+    events = itertools.chain(run.run(store), diagnosing.run(store))
+    yield from energy.metered(events, record, run.device)
 
 
 def run_facts(loaded: Loaded, price_per_1000: float | None) -> dict[str, Any]:

@@ -57,9 +57,11 @@ ALLOWED = {
         *("asking", "core", "data", "evaluation", "models", "preflight", "probing", "registry"),
         "searching",
     },
+    "flops": {"core", "evaluation", "preflight"},
+    "energy": set(),
     "api": {
-        *("core", "data", "diagnosis", "evaluation", "models", "planning", "registry", "reports"),
-        *("store", "views"),
+        *("core", "data", "diagnosis", "energy", "evaluation", "flops", "models", "planning"),
+        *("registry", "reports", "store", "views"),
     },
     "leaderboards": {"api", "core", "reports", "store"},
     "commands": {

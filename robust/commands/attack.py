@@ -1,6 +1,5 @@
 """What `robust attack` does."""
 
-import itertools
 import json
 import math
 import sys
@@ -146,7 +145,7 @@ def _measure(
     try:
         if folder.begun():
             folder.save(status="running")
-        events = itertools.chain(run.run(folder), diagnosing.run(folder))
+        events = api.measuring(run, diagnosing, folder, folder.record)
         for _ in console.follow(events, progress, quiet=quiet):
             pass
     except KeyboardInterrupt:
