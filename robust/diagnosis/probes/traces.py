@@ -17,14 +17,16 @@ from robust.registry import label
 # Answers at which a curve is kept: all of the first, sixteen for each order of magnitude later.
 _GRID = np.unique(np.geomspace(1, 1e6, 97).round().astype(np.int64))
 _LAST = 0.1  # share of a sample's answers that is the end of its search
+_LOST = ("silent", "transferred")
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 def probe(subject: Subject) -> dict[str, Any]:
     """Run the attacks with gradients once more, on what the former ones left, and follow them.
 
-    Indicators of attack failure are those of Pintor et al., 2106.09947. Returns "attacks", a dict
-    for each:
+    Indicators of attack failure are those of Pintor et al., 2106.09947. Returns "silent_lost" and
+    "transferred_lost", samples that are so for some attack and that the run counts as robust, and
+    "attacks", a dict for each:
 
     attack, minimal     its label; whether it looks for the smallest perturbation
     given, broken       samples it was given, and broke
@@ -32,7 +34,6 @@ def probe(subject: Subject) -> dict[str, Any]:
                         and is one on the model itself
     transferred         not broken, and what the search took for a success (on its copy, on what
                         defenses expose, on one draw or a mean) is none on the model itself
-    silent_lost, transferred_lost   those of them that the run counts as robust
     unbroken            samples that reached nothing
     flat                of those, how many never came nearer than their first answer was
     last_rise           over the others, deciles of the share of the whole rise (of the best margin
@@ -51,6 +52,7 @@ def probe(subject: Subject) -> dict[str, Any]:
         raise RobustError("the attacks searched on surrogates, where nothing counts as found")
     rows = torch.arange(len(subject), device=subject.x.device)
     found = []
+    lost = {name: torch.zeros(len(subject), dtype=torch.bool) for name in _LOST}
     for attack in subject.attacks:
         if not len(rows):
             break
@@ -60,9 +62,13 @@ def probe(subject: Subject) -> dict[str, Any]:
             for trial in subject.search(attack, part, salt=f"traces {number}"):
                 seen.add(trial)
         found.append(seen.facts())
+        for name, places in seen.lost.items():
+            lost[name][places] = True
         if not (subject.spec.every or subject.random):
             rows = rows[~torch.cat(seen.success)]
-    return {"attacks": found}
+    robust = (subject.left > 0.5).cpu()
+    counts = {f"{name}_lost": int((its & robust).sum()) for name, its in lost.items()}
+    return {**counts, "attacks": found}
 
 
 def envelope(recorder: Recorder, *, minimal: bool) -> Tensor:
@@ -85,6 +91,7 @@ class _Seen:
     attack: Attack
     success: list[Tensor] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in _LOST})
     asked: list[Tensor] = field(default_factory=list)
     first: list[Tensor] = field(default_factory=list)
     rises: list[Tensor] = field(default_factory=list)
@@ -92,7 +99,6 @@ class _Seen:
 
     def add(self, trial: Trial) -> None:
         recorder, success = trial.recorder, trial.success
-        robust = self.subject.left[trial.rows] > 0.5
         fools = torch.zeros_like(success)
         missed = (recorder.reached & ~success).nonzero().squeeze(1)
         fools[missed] = self._fool(trial.rows[missed], recorder.best[missed])
@@ -106,12 +112,12 @@ class _Seen:
             ("given", torch.ones_like(success)),
             ("broken", success),
             ("silent", silent),
-            ("silent_lost", silent & robust),
             ("transferred", transferred),
-            ("transferred_lost", transferred & robust),
             ("unbroken", unbroken),
         ):
             self.counts[name] = self.counts.get(name, 0) + int(its.sum())
+            if name in _LOST:
+                self.lost[name] += trial.rows[its].tolist()
         self.counts["flat"] = self.counts.get("flat", 0) + int((whole <= 0).sum())
         self.success.append(success)
         self.asked.append(recorder.asked)
