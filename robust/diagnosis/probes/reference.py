@@ -22,8 +22,8 @@ ONE_STEP = "fgsm"
 # counts.
 PLAIN = {"l0": "fmn", "patch": "patch"} | dict.fromkeys(("linf", "l2", "l1"), "pgd")
 MARGIN = "pgd,loss=margin"
-NOISE = "uniform-noise,samples=200"
-RANDOM_SEARCH = "square,queries=500"
+NOISE = "uniform-noise,samples=100"
+RANDOM_SEARCH = "square,queries=300"
 LARGER = 2  # times eps
 # A second opinion, by norm: the first of these that the run itself did not hold, and where it held
 # all, the last with other random numbers.
