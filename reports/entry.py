@@ -151,7 +151,7 @@ class Entry:
             arch=str(model.get("arch") or ""),
             parameters=int(model["parameters"]) if model.get("parameters") else None,
             defenses=" + ".join(str(one["name"]) for one in report.defenses),
-            identity=identity(report.spec),
+            identity=identity(report.spec, name),
             n=report.n,
             n_expected=report.n_expected,
             clean=report.clean_accuracy,
@@ -234,14 +234,14 @@ class Entry:
         return found
 
 
-def identity(spec: Mapping[str, Any]) -> tuple[str, ...]:
+def identity(spec: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The model of a run, and what it was attacked behind: equal for the same weights (or, without
-    a file, the same place) and the same defenses.
+    a file, the same address) and the same defenses. What has neither is known by its run alone.
     """
     model = spec["model"]
     defenses = model.get("defenses") or []
     told = [f"{one['name']} {sorted((one.get('params') or {}).items())}" for one in defenses]
-    return (str(model.get("sha256") or model.get("path") or ""), *told)
+    return (str(model.get("sha256") or model.get("path") or f"the model of {name}"), *told)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ def render_leaderboard(board: Leaderboard) -> str:
         choices=[(key, name, values) for key, name, values, _ in choices],
         told_of=lambda entry: _told(entry, choices),
         certified=any(entry.certified is not None for entry in entries),
-        defended=any(entry.defenses for entry in entries),
         verdict_of=verdict_of,
         trade_off={group.label: _trade_off(group) for group in board.groups},
         cautions=lambda group: _said((s.entry, r) for s in group.ranked for r in s.cautions),

@@ -20,6 +20,7 @@ _EFFORT = frozenset(
         *("places", "placements", "max_iter", "max_eval"),
     }
 )
+_ONE_STEP = ("fgsm", "uniform-noise")
 _GOES_ON = ("steps", "queries", "max_iter", "max_eval")
 
 LEVELS = (
@@ -84,6 +85,8 @@ def compare(first: Spec, second: Spec) -> Relation:
     They are weaker where they are of a lower level, or where for each there is the same one in the
     second run that goes on for as long, or longer.
     """
+    if _surrogates(first) != _surrogates(second):
+        return "other"
     one, other = level(first), level(second)
     if one != other:
         return "weaker" if one < other else "stronger"
@@ -91,6 +94,10 @@ def compare(first: Spec, second: Spec) -> Relation:
     if within and holds:
         return "same"
     return "weaker" if within else "stronger" if holds else "other"
+
+
+def _surrogates(spec: Spec) -> set[str]:
+    return {str(one.get("sha256") or one.get("path")) for one in spec.get("surrogates") or []}
 
 
 def _within(first: Spec, second: Spec) -> bool:
@@ -123,6 +130,7 @@ def _params(attack: Asked, spec: Spec) -> dict[str, Any]:
 
 
 def _iterates(attack: Asked) -> bool:
-    """Whether it goes on from what it has seen."""
+    """Whether it goes on from what it has seen, as far as is known."""
     params = attack.get("params") or {}
-    return bool(attack.get("minimal")) or any((params.get(key) or 1) > 1 for key in _GOES_ON)
+    given = [params[key] for key in _GOES_ON if params.get(key) is not None]
+    return attack["name"] not in _ONE_STEP and (not given or max(given) > 1)
