@@ -36,7 +36,7 @@ def _mean(several: list[Each]) -> Each:
     }
 
 
-def flops(one: Each, forwards: int, backwards: int) -> float | None:
+def flops(one: Each, forwards: float, backwards: float) -> float | None:
     """So many passes as operations; None where they were not counted."""
     if "why" in one or (backwards and one["backward"] is None):
         return None

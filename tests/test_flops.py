@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import robust
 from robust import energy, flops
@@ -49,6 +50,20 @@ def test_functions_and_exported_programs_are_counted_too() -> None:
     assert flops.count(Called(lambda x: net(x)), X)["forward"] == CONV + LINEAR
     traced = torch.jit.trace(net, X[:2])
     assert flops.count(traced, X) == flops.count(net, X)
+
+
+def test_operations_are_those_of_torchs_own_counter() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.Sequential(nn.Flatten(2), nn.Linear(25, 8), layer, nn.Flatten(), nn.Linear(16, 3))
+    net.eval().requires_grad_(False)
+    x = X.clone().requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        logits = net(x)
+    forward = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(logits.sum(), x)
+    found = flops.count(net, X)
+    assert (found["forward"], found["backward"]) == (forward // 6, counter.get_total_flops() // 6)
 
 
 class Failing(nn.Module):
