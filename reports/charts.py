@@ -18,6 +18,7 @@ WIDTH, HEIGHT = 330.0, 210.0
 HOVER = 1000  # beyond, columns are too narrow to point at
 COLOURS = 4  # of series; beyond, colours come again
 CHAR = 6.2  # width of a digit at the charts' font size, with a margin for wider fonts
+_WIDE = 7.6  # and of other characters
 READ = ' data-read="x"'  # the page's script reads the values of such a chart out: see script.js
 RIGHT, TOP, BELOW = WIDTH - 16, 26.0, 38.0  # where the plane of a chart ends; labels stand below
 
@@ -117,7 +118,7 @@ def line_chart(
     low, high = y_range or (y_ticks[0], y_ticks[-1])
     y_ticks = [t for t in y_ticks if low - 1e-12 <= t <= high + 1e-12]
     y_labels = [(tick_text or y_text)(t) for t in y_ticks]
-    left = 10 + CHAR * max(map(len, y_labels))
+    left = 10 + max(map(breadth, y_labels))
     right, top, bottom = RIGHT, TOP, height - BELOW
     x0, x1 = min(xs), max(xs)
 
@@ -205,6 +206,11 @@ def y_axis(name: str, labels: Sequence[tuple[float, str]], left: float) -> list[
     return out
 
 
+def breadth(words: str) -> float:
+    """About how wide they are at the charts' font size."""
+    return sum(CHAR if c.isdigit() or c in " .,/:-–" else _WIDE for c in words)
+
+
 def x_axis(
     name: str,
     ticks: Sequence[float],
@@ -219,8 +225,8 @@ def x_axis(
     edge = WIDTH + 14
     for tick in reversed(ticks):
         words = text(tick)
-        half = len(words) * CHAR / 2
-        centre = min(px(tick), WIDTH - half)
+        half = breadth(words) / 2
+        centre = max(min(px(tick), WIDTH - half), half)
         if centre + half > edge - 8:
             continue
         edge = centre - half

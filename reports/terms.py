@@ -15,7 +15,7 @@ MEANINGS = {
     "l0": "At most ε values (for images, pixels) may change, each as far as it likes.",
     "patch": "Only pixels inside one square whose side is ε may change, each as far as it likes.",
     "interval": "Other samples of the same kind would have given a somewhat different figure. An "
-    "interval made like this one holds the true rate for 95 of 100 such draws of samples.",
+    "interval made like this one holds the true rate in 95 of 100 such cases.",
     "query": "One answer of the model about one sample, as the attacker saw it.",
     "forward": "One run of the model on one sample.",
     "backward": "One gradient of the model at one sample, which costs about twice a forward.",

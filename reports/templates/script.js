@@ -141,7 +141,7 @@ function filters(form) {
       if (told) told.textContent = control.value;
     }
     const counted = form.querySelector("output[name=shown]");
-    if (counted) counted.textContent = rest ? `${shown.size} of ${fitting.length} shown` : `${fitting.length} of ${items.length}`;
+    if (counted) counted.textContent = `${shown.size} of ${(rest ? fitting : items).length} shown`;
   }
 
   more.addEventListener("click", () => {
@@ -155,6 +155,8 @@ function filters(form) {
   form.addEventListener("input", () => { most = step; show(); });
   form.addEventListener("reset", () => setTimeout(() => { most = step; show(); }));
   form.addEventListener("submit", event => event.preventDefault());
+  addEventListener("beforeprint", () => { most = Infinity; show(); });  // all that fits the filters
+  addEventListener("afterprint", () => { most = step; show(); });
   target?.after(more);
   form.hidden = false;
   show();

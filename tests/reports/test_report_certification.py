@@ -1,10 +1,10 @@
 """Figures and page of a certification, from rows that are made up."""
 
 import math
-import re
 
 import pytest
 from scipy.stats import norm
+from test_report_html import Page
 
 from robust.reports.certification import Certificates, render_certification
 
@@ -91,7 +91,7 @@ def test_the_json_says_what_the_page_says():
 
 def test_the_page_tells_them_with_the_guarantee_and_escapes_names():
     page = render_certification(Certificates(RECORD, ROWS))
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    text = Page(page).words
     assert "Average certified radius 0.320" in text
     assert "right, with a proven radius: 3" in text
     assert "abstained: 1" in text

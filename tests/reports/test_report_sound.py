@@ -54,8 +54,13 @@ def test_a_rate_that_means_nothing_is_refused(shape, rate, says):
         )
 
 
-def test_the_command_line_refuses_it_too(robust_cli, checkpoint, tmp_path):
-    told = robust_cli("attack", "--model", checkpoint, "--sample-rate", "16000", cwd=tmp_path)
+def test_the_command_line_refuses_it_too(robust_cli, tmp_path):
+    (tmp_path / "net.py").write_text("def answer(x):\n    return x.reshape(len(x), -1)[:, :10]\n")
+    told = robust_cli(
+        *("attack", "--model", "net.py:answer", "--access", "scores", "--eps", "0.1"),
+        *("--sample-rate", "16000"),
+        cwd=tmp_path,
+    )
     assert told.returncode == 2
     assert "signals of shape" in told.stderr
     assert "Traceback" not in told.stderr
