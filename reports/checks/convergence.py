@@ -55,9 +55,12 @@ def convergence(report: "Report", facts: dict[str, Any]) -> Check:
             "The same attacks break more with twice the steps and restarts: the number is too high."
         )
         return CONVERGENCE.failed(figure, meaning, share * broken / n, weight=weight)
-    meaning = "Twice the steps and restarts would not change the number."
+    meaning = (
+        "Twice the steps and restarts find no more; more than the interval's upper end would have "
+        "shown."
+    )
     if broken:
-        meaning = "Twice the steps and restarts would hardly change the number."
+        meaning = "Too few to prove that the number is too high by a point; the interval has more."
     return CONVERGENCE.passed(figure, meaning, share * broken / n)
 
 

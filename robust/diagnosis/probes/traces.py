@@ -14,8 +14,10 @@ from robust.core.recorder import Recorder
 from robust.diagnosis.subject import Subject, Trial
 from robust.registry import label
 
-# Answers at which a curve is kept: all of the first, sixteen for each order of magnitude later.
-_GRID = np.unique(np.geomspace(1, 1e6, 97).round().astype(np.int64))
+# Answers at which a curve is kept: the first twenty, then fourteen for each order of magnitude.
+_GRID = np.unique(
+    np.concatenate([np.arange(1, 21), np.geomspace(20, 2e6, 71).round().astype(np.int64)])
+)
 _LAST = 0.1  # share of a sample's answers that is the end of its search
 _LOST = ("silent", "transferred")
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
