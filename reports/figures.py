@@ -24,6 +24,7 @@ def parts(report: "Report", certificates: "Certificates | None" = None) -> dict[
         "class_words": classes.sentences(report),
         "survival": _survival(report),
         "margins": _margins(report),
+        "transfer": report.transfer,
         "bracket": Bracket.of(report, certificates),
     }
 

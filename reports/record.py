@@ -61,6 +61,7 @@ def of(report: "Report") -> dict[str, Any]:
             "distances": report.distances,
             "margins": report.margins,
             "survival": {"attacks": report.survival, "overlap": survival.overlap(report)},
+            "transfer": report.transfer,
             "per_class": report.per_class,
             "macro": report.macro,
             "worst_class": report.worst_class,

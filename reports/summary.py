@@ -23,6 +23,7 @@ from . import (
     statistics,
     survival,
     text,
+    transfer,
 )
 from .checks import Check, Verdict
 from .gallery import Example
@@ -320,6 +321,11 @@ class Report:
     def margins(self) -> dict[str, Any] | None:
         """How far right answers are ahead, before and after (see `margins.of`)."""
         return margins.of(self)
+
+    @cached_property
+    def transfer(self) -> dict[str, Any] | None:
+        """Which models' examples fool which (see `transfer.of`); None where there was but one."""
+        return transfer.of(self)
 
     @property
     def samples_needed(self) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from robust.diagnosis.subject import Subject
 
-from . import answers, binarisation, convergence, gradients, reference, traces
+from . import answers, binarisation, convergence, gradients, reference, traces, transfer
 
 Probe = Callable[[Subject], dict[str, Any]]
 
@@ -22,4 +22,5 @@ PROBES: dict[str, Probe] = {
     "traces": traces.probe,
     "convergence": convergence.probe,
     "binarisation": binarisation.probe,
+    "transfer": transfer.probe,
 }
