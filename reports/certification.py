@@ -113,6 +113,11 @@ class Certificates:
             f"this alpha no radius above {self.largest:.3g} can come out; more copies reach "
             "further.",
         ]
+        for file, why in (self.record.get("damage") or {}).items():
+            found.append(
+                f"Damaged: {file} ({why}). These samples are missing from every figure; the same "
+                "command with --resume certifies them again."
+            )
         if self.n and self.bare_accuracy - self.accuracy > _UNTRAINED:
             found.append(
                 "Noise costs this network "

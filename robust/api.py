@@ -30,7 +30,7 @@ from .models import Called, Loaded, in_memory
 from .models.defending import is_file_defense
 from .planning import as_oracle, asked_before, check_attacks, plan, with_chance
 from .registry import defense_label, find, label, parse_attacks
-from .store import MemoryStore, RunFolder, Store, argv, new_record
+from .store import MemoryStore, RunFolder, Store, argv, new_record, read_record
 from .views import attacks_for
 
 
@@ -253,11 +253,28 @@ def write_report(folder: RunFolder, certificates: Certificates | None = None) ->
 
 
 def write_training_report(path: Path) -> Path:
-    """Derive report.html of a training run from its run.json and history.jsonl; its path."""
-    record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    lines = (path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    """Derive report.html of a training run from its run.json and history.jsonl; its path.
+
+    An epoch that cannot be read is left out, and the page says so; a last line without an end is
+    being written, or its process was killed.
+    """
+    record = read_record(path)
+    try:
+        lines = (path / "history.jsonl").read_text("utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        lines = [""]  # the first epoch is not done
+    except OSError as error:
+        raise RobustError(f"{path / 'history.jsonl'} cannot be read: {error}") from error
+    rows, broken = [], []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            broken.append(str(number))
+    if broken:
+        record["damage"] = {"history.jsonl": f"no epoch can be read from line {', '.join(broken)}"}
     page = path / "report.html"
-    write_text(page, render_training(record, [json.loads(line) for line in lines]))
+    write_text(page, render_training(record, rows))
     return page
 
 

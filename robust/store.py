@@ -63,6 +63,38 @@ def new_record(kind: str, spec: dict[str, Any], digest: str, argv: Sequence[str]
     }
 
 
+# Schema version → what makes a record of it one of the next version, without changing its figures.
+# What only gained an entry with a default, as every version so far did, is still of version 1.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The contents of run.json in a run folder, brought up to this version's schema.
+
+    Raises RobustError where there is none, or one that this version cannot read.
+    """
+    try:
+        record = dict(json.loads((path / "run.json").read_text(encoding="utf-8")))
+        version, _, spec = (record[key] for key in ("schema_version", "kind", "spec"))
+        if type(version) is not int or not isinstance(spec, dict):
+            raise TypeError("not what a run writes")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RobustError(f"{path} is no run folder: no readable run.json in it") from error
+    if version > SCHEMA_VERSION:
+        raise RobustError(
+            f"{path} was written by a newer version of robust (schema {version}; this one "
+            f"reads up to {SCHEMA_VERSION}): update robust"
+        )
+    for number in range(version, SCHEMA_VERSION):
+        if number not in MIGRATIONS:
+            raise RobustError(
+                f"{path} was written by an older version of robust (schema {version}), which this "
+                "one can no longer read: make its report with that version"
+            )
+        record = {**MIGRATIONS[number](record), "schema_version": number + 1}
+    return record
+
+
 class Spec(Protocol):
     """What a run asks, as it is stored; runs of equal hashes come to the same."""
 
@@ -141,17 +173,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """The run in `path`; RobustError if there is none that this version can read."""
-        try:
-            record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            written = record["schema_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RobustError(f"{path} is no run folder: no readable run.json in it") from error
-        if written > SCHEMA_VERSION:
-            raise RobustError(
-                f"{path} was written by a newer version of robust (schema {written}; this one "
-                f"reads up to {SCHEMA_VERSION}): update robust"
-            )
-        return cls(path, record)
+        return cls(path, read_record(path))
 
     @classmethod
     def start(
@@ -285,9 +307,9 @@ class RunFolder:
         """The number of the last shard that must be there, −1 where the run is not done."""
         if self.record.get("status") != "done":
             return -1
-        spec = self.spec
-        sizes = [size for size in (spec.data.get("n"), spec.limit) if size is not None]
-        return -(-min(sizes) // spec.batch_size) - 1 if sizes else -1
+        spec = self.record["spec"]
+        sizes = [size for size in (spec["data"].get("n"), spec.get("limit")) if size is not None]
+        return -(-min(sizes) // spec["batch_size"]) - 1 if sizes else -1
 
     def _shard(self, index: int, pixels: bool) -> Shard | None:
         return self._read(self._file(index), lambda file: self._read_own(file, pixels))

@@ -32,8 +32,16 @@ class CertifyFolder:
     def start(
         cls, path: Path, spec: CertifySpec, argv: Sequence[str], *, resume: bool
     ) -> "CertifyFolder":
-        """A new run in `path`, or with `resume` the one that is there, if it asks the same."""
-        return cls(RunFolder.start(path, spec, argv, resume=resume, kind=KIND))
+        """A new run in `path`, or with `resume` the one that is there, if it asks the same.
+
+        Of the latter only whole rows are kept; those of other samples are measured again.
+        """
+        there = cls(RunFolder.start(path, spec, argv, resume=resume, kind=KIND))
+        if there._file.exists():
+            rows = [_line(row) for row in there.read()]
+            write_text(there._file, "".join(rows))
+            there.damage.clear()
+        return there
 
     @classmethod
     def open(cls, path: Path) -> "CertifyFolder":
@@ -63,24 +71,32 @@ class CertifyFolder:
         """Change entries of run.json and write it, creating the folder if need be."""
         self.run.save(**changes)
 
+    @property
+    def damage(self) -> dict[str, str]:
+        """What was found damaged when it was read: file → why."""
+        return self.run.damage
+
     def read(self) -> list[Row]:
-        """The rows that are there. A last line that a killed process left behind is no row."""
+        """The rows that can be read; nothing is written, for the run may go on meanwhile.
+
+        Lines that are none are told in `damage`, but for the last one where it has no end: that is
+        being written, or its process was killed.
+        """
         try:
-            text = self._file.read_text(encoding="utf-8")
+            lines = self._file.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise RobustError(f"{self._file} cannot be read: {error}") from error
-        lines = text.split("\n")
-        torn = lines.pop()
-        try:
-            rows = [_row(line) for line in lines]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RobustError(
-                f"{self._file} is damaged: certify again in another folder"
-            ) from error
-        if torn:
-            write_text(self._file, "".join(f"{line}\n" for line in lines))
+        rows, broken = [], []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(_row(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                broken.append(str(number))
+        self.damage.pop(self._file.name, None)
+        if broken:
+            self.damage[self._file.name] = f"no sample can be read from line {', '.join(broken)}"
         return rows
 
     def append(self, row: Row) -> None:
@@ -89,11 +105,15 @@ class CertifyFolder:
             self.save()
         try:
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+                file.write(_line(row))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise RobustError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+
+def _line(row: Row) -> str:
+    return json.dumps(dataclasses.asdict(row)) + "\n"
 
 
 def _row(line: str) -> Row:

@@ -26,7 +26,8 @@ def conclude(folder: CertifyFolder) -> Certificates:
 def write_report(path: Path) -> Certificates:
     """Derive report.json and report.html of a certification anew."""
     folder = CertifyFolder.open(path)
-    found = certificates(folder.record, folder.read())
+    rows = folder.read()
+    found = certificates({**folder.record, "damage": folder.damage}, rows)
     write_text(path / "report.json", json.dumps(found.to_json(), indent=1) + "\n")
     write_text(path / "report.html", render_certification(found))
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import robust
-from robust.certification import CertifyFolder, Certifying, behind_smoothing, plan
+from robust.certification import CertifyFolder, Certifying, behind_smoothing, plan, write_report
 from robust.core.errors import RobustError
 from robust.core.rng import generator
 from robust.data import from_arrays
@@ -191,12 +191,22 @@ def test_nothing_is_written_before_the_first_row_and_a_run_is_not_written_over(t
         run(tmp_path / "a", resume=True, n=401)
 
 
-def test_a_damaged_row_is_told(tmp_path):
-    run(tmp_path / "a", upto=2)
+def test_a_damaged_row_is_named_and_certified_again(tmp_path):
+    whole = stored(run(tmp_path / "whole"))
+    run(tmp_path / "a", upto=3)
     file = tmp_path / "a" / "rows.jsonl"
-    file.write_text(file.read_text().replace('"label"', '"lapel"', 1))
-    with pytest.raises(RobustError, match="rows.jsonl is damaged"):
-        CertifyFolder.open(tmp_path / "a").read()
+    damaged = file.read_text().replace('"label"', '"lapel"', 1) + '{"id": 9, "la'
+    file.write_text(damaged)
+    folder = CertifyFolder.open(tmp_path / "a")
+    assert len(folder.read()) == 2
+    assert folder.damage == {"rows.jsonl": "no sample can be read from line 1"}
+    found = write_report(tmp_path / "a")
+    assert found.n == 2
+    assert any("rows.jsonl (no sample can be read from line 1)" in note for note in found.notes)
+    assert file.read_text() == damaged  # a report writes no row, for the run may go on
+    again = run(tmp_path / "a", resume=True)
+    assert sorted(stored(again), key=lambda row: row["id"]) == whole
+    assert again.damage == {}
 
 
 def test_python_resumes_too(tmp_path):
