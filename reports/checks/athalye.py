@@ -78,8 +78,11 @@ def one_step(found: Reference, report: "Report") -> Check:
 
 def _steps(report: "Report") -> float | None:
     """How many gradients the run's most patient attack took for a sample, in the mean over what it
-    was given; None where none of its attacks by gradients worked on samples one by one.
+    was given; None where none of its attacks by gradients worked on samples one by one, or where
+    others iterate without gradients.
     """
+    if any(attack["access"] in ("scores", "labels") for attack in report.attacks):
+        return None
     draws = int(report.spec["model"].get("draws") or 1)
     taken = [
         attack["backwards_per_sample"]
@@ -201,7 +204,7 @@ def _judged(
     if weight:
         robust = text.plural(len(found.robust), "sample")
         figure = f"{found.labels(name)} breaks {missed} of {robust} that the run left"
-        meaning = found.held(name, who)
+        meaning = found.held(missed, who)
         return question.failed(figure, meaning, value, weight=weight, masking=masked)
     if masked:
         return question.failed(figure, sign, value, masking=True)

@@ -97,6 +97,8 @@ def zero_gradients(facts: dict[str, Any]) -> Check:
 
 def inference_optimisation(report: "Report", facts: dict[str, Any]) -> Check:
     """A model that optimises while it answers, as purifiers do."""
+    if facts["recording"] is None:
+        return OPTIMISATION.without("The model does not run while its operations are watched.")
     steps = int(facts["recording"])
     if not steps and not facts["backwards"]:
         meaning = "The model answers without differentiating anything itself."

@@ -145,9 +145,8 @@ class Reference:
         """How many of these it broke."""
         return len(self.broken(name) - self.broken("plain"))
 
-    def held(self, name: str, who: str) -> str:
-        """That it broke samples which the run had left, a sentence."""
-        missed = self.missed(name)
+    def held(self, missed: int, who: str) -> str:
+        """That so many samples broke which the run had left, a sentence."""
         which = text.plural(missed, "sample")
         return (
             f"{who} breaks {which} of {self.n} that the run had left robust, which is more than "

@@ -1,4 +1,4 @@
-"""A second opinion: a strong attack that the run did not hold, on what the run left robust."""
+"""A second opinion: strong attacks that the run did not hold, on what the run left robust."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,8 @@ from .evidence import Question, Reference, weight_of
 if TYPE_CHECKING:
     from ..summary import Report
 
+_OTHERS = ("plain", "margin")  # that are there for other reasons, and may find something too
+
 SECOND = Question("second-opinion", "convergence", "A second opinion")
 
 
@@ -18,24 +20,34 @@ def checks(report: "Report") -> list[Check]:
 
 
 def second_opinion(found: Reference) -> Check:
-    """Passed, too, where it breaks so few that the number may well be right to within a point."""
+    """What other attacks by gradients break of what the run left: passed, too, where these are so
+    few that the number may well be right to within a point.
+    """
     name = "second"
     if not found.ran(name):
         return SECOND.without(found.why(name))
-    given, more = found.given(name), len(found.broken(name))
-    if not given:
+    left = len(found.robust)
+    if not left:
         figure = f"none of {text.plural(found.n, 'sample')} is left"
         meaning = "The attacks of the run broke all of them: nobody can break more."
         return SECOND.passed(figure, meaning, 0.0)
+    broken, who = found.broken(name) & found.robust, [found.labels(name)]
+    for other in _OTHERS:
+        more = found.broken(other) & found.robust - broken
+        if more:
+            broken |= more
+            who.append(found.labels(other))
+    k, value = len(broken), len(broken) / found.n
+    breaks = "break" if len(who) > 1 else "breaks"
     figure = (
-        f"{found.labels(name)} breaks {more} of {text.plural(given, 'sample')} that the run "
-        f"left, of {found.n}"
+        f"{', then '.join(who)} {breaks} {k} of {text.plural(left, 'sample')} that the run left, "
+        f"of {found.n}"
     )
-    weight = weight_of(more, found.n)
+    weight = weight_of(k, found.n)
     if weight:
-        meaning = found.held(name, "Another strong attack")
-        return SECOND.failed(figure, meaning, more / found.n, weight=weight)
+        meaning = found.held(k, "Another strong attack")
+        return SECOND.failed(figure, meaning, value, weight=weight)
     meaning = "Another strong attack finds no more than those of the run."
-    if more:
+    if k:
         meaning = "Another strong attack finds hardly more: the number stands to within a point."
-    return SECOND.passed(figure, meaning, more / found.n)
+    return SECOND.passed(figure, meaning, value)

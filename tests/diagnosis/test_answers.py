@@ -98,3 +98,17 @@ class Purifier(nn.Module):
 def test_optimisation_at_inference_is_seen(samples):
     _, facts = probed(Purifier(Linear(W, 1.0)), samples)
     assert facts["recording"] > 0
+
+
+def test_a_model_that_cannot_be_watched_is_asked_all_the_same(samples):
+    class Shy(Linear):
+        """Runs in no mode of others."""
+
+        def forward(self, x):
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise RuntimeError("not here")
+            return super().forward(x)
+
+    _, facts = probed(Shy(W, 1.0), samples)
+    assert facts["recording"] is facts["backwards"] is None
+    assert facts["flipping"] == 0

@@ -125,9 +125,9 @@ def test_patches(samples):
 
 
 def test_the_second_opinion_is_of_another_attack(samples):
-    def labels(*attacks):
+    def labels(*attacks, threat=Threat("linf", 0.05)):  # noqa: B008  # frozen
         given = [parse_attack(text) for text in attacks]
-        found = subject(Linear(W, 1.0).eval(), *samples, Threat("linf", 0.05), given)
+        found = subject(Linear(W, 1.0).eval(), *samples, threat, given)
         return [label(attack) for attack in reference._second(found)]
 
     assert labels("pgd,steps=2", "square,queries=5") == ["auto"]
@@ -135,6 +135,8 @@ def test_the_second_opinion_is_of_another_attack(samples):
     assert other[0].startswith("apgd-t")
     assert labels("auto,restarts=2") == other
     assert labels("auto", "apgd-t,steps=1") == other  # both are held: other random numbers
+    assert labels("auto", threat=Threat("l1", 0.1)) == ["pdpgd", other[0]]
+    assert labels("pdpgd", threat=Threat("l1", 0.1)) == ["auto"]
 
 
 def test_steps_grow_with_eps():

@@ -102,6 +102,8 @@ def test_a_run_that_never_iterates_has_failed_without_a_comparison():
     assert outcome(found) == ("failed", "broken", False)
     assert found.figure == "1.0 gradient steps a sample"
     assert judged("one-step", run={"steps": 2}).status == "passed"
+    others = {"steps": 1, "attacks": [{}, {"name": "square", "access": "scores"}]}
+    assert judged("one-step", run=others).status == "passed"
     assert judged("one-step", run={"steps": 1, "left": 4}).status == "passed"  # of 100
 
 
@@ -210,3 +212,10 @@ def test_a_second_opinion_by_what_it_breaks():
     assert outcome(second(second=(16, range(5)))) == ("failed", "broken", False)
     assert second(robust=0, second=(0, ())).figure == "none of 32 samples is left"
     assert second(second="It needs images").status == "not applicable"
+
+
+def test_the_other_attacks_count_with_it():
+    found = second(second=(16, [3]), plain=(N, [3, *range(16, N)]), margin=(16, [5]))
+    assert outcome(found) == ("failed", "doubtful", False)
+    assert found.figure == "second, then margin break 2 of 16 samples that the run left, of 32"
+    assert found.value == 2 / N

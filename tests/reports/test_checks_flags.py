@@ -96,6 +96,8 @@ def test_a_model_that_optimises():
     assert found.figure == "37 operations of a forward record gradients"
     found = flag("inference-optimisation", {"answers": answers(backwards=1)})
     assert found.status == "failed"
+    found = flag("inference-optimisation", {"answers": answers(recording=None, backwards=None)})
+    assert found.status == "not applicable"
 
 
 # Gradients

@@ -1,11 +1,13 @@
 """What the model answers, asked again and again: chance, probabilities, work at inference."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from robust.core.errors import RobustError
 from robust.core.goal import as_logits
 from robust.diagnosis.subject import Subject
 from robust.preflight import guarded, probabilities
@@ -26,33 +28,51 @@ def probe(subject: Subject) -> dict[str, Any]:
     logarithms      whether they are logarithms of probabilities, whose exponentials sum to one
     rounded         then: samples whose probabilities, but for one, were rounded to 0, so that no
                     gradient is left
-    recording       operations of one forward without gradient that recorded gradients nevertheless
+    recording       operations of one forward without gradient that recorded gradients nevertheless;
+                    None where the model does not run while its operations are watched
     backwards       operations of it that are part of a backward pass
     """
-    every = torch.cat([_asked(subject.model, subject.x[rows]) for rows in subject.parts()], 1)
-    logits = every[0]
-    predicted = every.argmax(2)
-    kept = logits.float()
-    sums = kept.logsumexp(1).abs()
-    floor = torch.tensor(torch.finfo(torch.float32).tiny).log().item()
-    others = kept.sort(dim=1, descending=True).values[:, 1:]
-    logarithms = bool((sums < _ROUNDED).all())
-    spy = _Spy()
-    x = subject.x[:1]
-    with guarded(x), torch.no_grad(), spy:
-        subject.model(x)
+    first: list[Tensor] = []
+    largest, counts = 0.0, {"different": 0, "flipping": 0}
+    for rows in subject.parts():
+        every = _asked(subject.model, subject.x[rows])
+        predicted = every.argmax(2)
+        counts["different"] += int((every != every[0]).any(2).any(0).sum())
+        counts["flipping"] += int((predicted != predicted[0]).any(0).sum())
+        largest = max(largest, float((every.amax(0) - every.amin(0)).amax()))
+        first.append(every[0].float())
+    logits = torch.cat(first)
+    logarithms = bool((logits.logsumexp(1).abs() < _ROUNDED).all())
+    spy = _watched(subject.model, subject.x[:1])
     return {
         "repeats": REPEATS,
-        "different": int((every != logits).any(2).any(0).sum()),
-        "largest": float((every.amax(0) - every.amin(0)).amax()),
-        "scale": float(every.abs().amax()),
-        "flipping": int((predicted != predicted[0]).any(0).sum()),
+        **counts,
+        "largest": largest,
+        "scale": float(logits.abs().amax()),
         "probabilities": probabilities(logits),
         "logarithms": logarithms,
-        "rounded": int(((others - floor).abs() < _ROUNDED).all(1).sum()) if logarithms else 0,
-        "recording": spy.recording,
-        "backwards": spy.backwards,
+        "rounded": _rounded(logits) if logarithms else 0,
+        "recording": spy and spy.recording,
+        "backwards": spy and spy.backwards,
     }
+
+
+def _rounded(logits: Tensor) -> int:
+    """How many rows have all logarithms but one at the floor that zeros are raised to."""
+    floor = math.log(torch.finfo(torch.float32).tiny)
+    others = logits.sort(dim=1, descending=True).values[:, 1:]
+    return int(((others - floor).abs() < _ROUNDED).all(1).sum())
+
+
+def _watched(model: nn.Module, x: Tensor) -> "_Spy | None":
+    """What one forward does; None where the model cannot run under watch."""
+    spy = _Spy()
+    try:
+        with guarded(x), torch.no_grad(), spy:
+            model(x)
+    except RobustError:
+        return None
+    return spy
 
 
 def _asked(model: nn.Module, x: Tensor) -> Tensor:
