@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from . import charts, classes, survival, text
+from . import charts, classes, cost, survival, text
 from .bracket import Bracket
 from .charts import Series
 
@@ -25,6 +25,7 @@ def parts(report: "Report", certificates: "Certificates | None" = None) -> dict[
         "survival": _survival(report),
         "margins": _margins(report),
         "transfer": report.transfer,
+        "effort": _effort(report),
         "bracket": Bracket.of(report, certificates),
     }
 
@@ -77,6 +78,27 @@ def _accuracy(
         y_range=(0, 1),
         x_ticks=ticks,
     )
+
+
+def _effort(report: "Report") -> dict[str, Any] | None:
+    """What the attacks took, in passes and operations; None where none ran."""
+    if not (report.attacks and report.n):
+        return None
+    asked = report.spec["attacks"]
+    each = [cost.each(report.run, attack) for attack in asked]
+    spent: dict[str, float] = {
+        key: sum(attack[key] for attack in report.attacks)
+        for key in ("forwards", "backwards", "seconds")
+    }
+    return {
+        **spent,
+        "given": sum(attack["given"] for attack in report.attacks),
+        "flops": cost.total(report),
+        "why": cost.why(report),
+        "each": next((one for one in each if "why" not in one), None),
+        "alike": all(one == each[0] for one in each),
+        "energy": cost.energy(report),
+    }
 
 
 def _survival(report: "Report") -> dict[str, Any] | None:
