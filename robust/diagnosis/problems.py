@@ -29,7 +29,7 @@ _RADIUS = 0.95  # of the ball that points inside fill, as a share of eps
 _CLOSE = 0.999  # where between the last of them and the solution the boundary is put
 _TRIED = 16  # points on the surface, where the first cannot be told from those inside
 _SPREAD = 1e-3  # of the widest feature: what varies less counts as varying by so much
-_HARD = 0.9  # of the way from the sample to what a reference search reaches
+_HARD = 0.9  # of the way from the sample to the furthest point that is known
 _REFERENCE = "apgd,steps=50,loss=margin"
 _AT_ONCE = 128
 
@@ -41,6 +41,7 @@ class Problems:
     x           the samples (m, …)
     solution    points (m, …) of their balls that lie on the other side
     at_sample   what the readouts score at the samples: (m,)
+    floor       the least that a boundary may be at, beyond all points inside: (m,)
     made_of     so many points drawn in each ball
     left_out    samples that no such problem could be made of
     """
@@ -52,6 +53,7 @@ class Problems:
     solution: Tensor
     readouts: Readouts
     at_sample: Tensor
+    floor: Tensor
     made_of: int
     left_out: int = 0
 
@@ -72,8 +74,9 @@ class Problems:
         solution = torch.cat([x[:0], *(one.solution for one in ready)])
         readouts = Readouts.of([one.readout for one in ready], like=x)
         at_sample = torch.cat([x.new_zeros(0), *(one.at_sample for one in ready)])
+        floor = torch.cat([x.new_zeros(0), *(one.floor for one in ready)])
         problems = cls(
-            subject, network, put, x[kept], solution, readouts, at_sample, points,
+            subject, network, put, x[kept], solution, readouts, at_sample, floor, points,
             left_out=len(x) - len(ready),
         )  # fmt: skip
         return problems._checked()
@@ -88,6 +91,7 @@ class Problems:
             solution=self.solution[rows],
             readouts=self.readouts[rows],
             at_sample=self.at_sample[rows],
+            floor=self.floor[rows],
         )
 
     @property
@@ -125,37 +129,52 @@ class Problems:
         rng = generator(self.subject.spec.seed, "diagnosis", "by chance")
         return torch.tensor([self._drawn(torch.tensor([i]), rng) for i in range(len(self))]).bool()
 
-    def harder(self) -> "Problems":
-        """The same with boundaries further away, where a reference search gets further; none where
-        no such search answers the threat, and of a random model.
+    def rounds(self) -> tuple["Problems", "Problems"]:
+        """The same with some room behind each boundary, and a harder round: boundaries at _HARD of
+        the way to the furthest point that is known, of the solution and what a reference search
+        reaches. Random models have no harder round, nor do threats without such a search.
         """
-        subject = self.subject
-        if subject.threat.norm not in CONVEX or subject.random or not len(self):
-            return self[torch.zeros(0, dtype=torch.int64, device=self.x.device)]
+        subject, old = self.subject, self.readouts
+        nothing = self[torch.zeros(0, dtype=torch.int64, device=self.x.device)]
+        if subject.random or not len(self):
+            return self, nothing
+        reached = self._reference()
+        at_solution = old.score(_features(self.network, self.solution)[0])
+        score = torch.maximum(old.score(_features(self.network, reached)[0]), at_solution)
+        hard = self.at_sample + _HARD * (score - self.at_sample)
+        # Where few coordinates leave no other solution, an attack need not find it to the last bit.
+        plain = torch.minimum(old.threshold, torch.maximum(hard, self.floor))
+        first = self._moved(plain, self.solution)._checked()
+        if subject.threat.norm not in CONVEX:
+            return first, nothing
+        wide = (score > at_solution).view(-1, *[1] * (reached.dim() - 1))
+        solution = torch.where(wide, reached, self.solution)
+        return first, self._moved(torch.maximum(hard, plain), solution)._checked()
+
+    def _reference(self) -> Tensor:
+        """What a reference search reaches of each, through defenses: points (m, …) of the balls;
+        the solutions where no such search answers the threat.
+        """
+        subject, reached = self.subject, self.solution.clone()
+        if subject.threat.norm not in CONVEX:
+            return reached
         attack = parse_attack(_REFERENCE)
         if isinstance(subject.model, Defended):
             attack = Adaptive(attack=attack)
-        reached = self.solution.clone()
         for rows in self._apart():
             part = self[rows]
             aim = replace(part.goal, persist=True)
             x_adv, _ = part._search(part.model, attack, aim)
-            reached[rows] = torch.where(
-                subject.threat.contains(part.x, x_adv).view(-1, *[1] * (x_adv.dim() - 1)),
-                x_adv, part.solution,
-            )  # fmt: skip
+            inside = subject.threat.contains(part.x, x_adv)
+            reached[rows[inside]] = x_adv[inside]
+        return reached
+
+    def _moved(self, threshold: Tensor, solution: Tensor) -> "Problems":
+        """Other boundaries, and margins of the samples as before."""
         old = self.readouts
-        score = old.score(_features(self.network, reached)[0])
-        threshold = self.at_sample + _HARD * (score - self.at_sample)
-        further = threshold > old.threshold
-        threshold = torch.where(further, threshold, old.threshold)
         scale = old.scale * (old.threshold - self.at_sample) / (threshold - self.at_sample)
-        wide = further.view(-1, *[1] * (reached.dim() - 1))
-        return replace(
-            self,
-            readouts=replace(old, threshold=threshold, scale=scale),
-            solution=torch.where(wide, reached, self.solution),
-        )._checked()
+        readouts = replace(old, threshold=threshold, scale=scale)
+        return replace(self, readouts=readouts, solution=solution)
 
     def _apart(self, *, alone: bool = False) -> Iterator[Tensor]:
         """Their places, in groups whose balls lie apart. A minimal attack leaves the balls, and so
@@ -200,11 +219,12 @@ class Problems:
 
 @dataclass(frozen=True)
 class _Made:
-    """One problem: its solution (1, …), its readout and the score at the sample (1,)."""
+    """One problem: see `Problems`, with m = 1."""
 
     solution: Tensor
     readout: Readouts
     at_sample: Tensor
+    floor: Tensor
 
 
 def _make(
@@ -233,11 +253,12 @@ def _make(
             continue
         scores, at_sample, at_solution = map(readout.score, (inside, own, there))
         if subject.random:
-            threshold = at_solution.quantile(0.25)
+            threshold = floor = at_solution.quantile(0.25)
             apart = threshold > at_sample.quantile(0.75)
         else:
-            threshold = at_solution[0] - (1 - _CLOSE) * (at_solution[0] - scores.amax())
-            apart = at_solution[0] > scores.amax()
+            gap = at_solution[0] - scores.amax()
+            threshold, floor = at_solution[0] - (1 - _CLOSE) * gap, at_solution[0] - gap / 2
+            apart = gap > 0
         middle = at_sample.median()
         if bool(apart) and bool(threshold > middle):
             margin = -goal[torch.zeros(draws, dtype=torch.int64)].margin(logits).median()
@@ -247,6 +268,7 @@ def _make(
                 solution,
                 replace(readout, threshold=threshold.view(1), scale=scale.view(1)),
                 middle.view(1),
+                floor.view(1),
             )
     return None
 
@@ -278,11 +300,9 @@ def _fit(inside: Tensor, there: Tensor) -> Readouts | None:
 def _outlying(features: Tensor, inside: Tensor) -> Tensor:
     """Which of the features (m, d) lies furthest from the mean of those inside, as they spread."""
     known = inside.double()
-    centred = features.double() - known.mean(0)
-    covariance = known.T.cov()
-    ridge = 1e-6 * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    inverse = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), device=known.device))
-    far: Tensor = ((centred @ inverse) * centred).sum(1)
+    spread = known.std(0)
+    spread = spread.clamp(min=max(_SPREAD * float(spread.max()), torch.finfo(known.dtype).tiny))
+    far: Tensor = ((features.double() - known.mean(0)) / spread).square().sum(1)
     return far.argmax()
 
 

@@ -30,7 +30,9 @@ def probe(subject: Subject) -> dict[str, Any]:
       network does to its logits it does to these
     - a second round is harder: the boundary is moved on to 0.9 of what APGD on the margin reaches
       in 50 steps, through defenses, so that a search that only begins well does not solve it; there
-      is none of a random model or where eps is a count
+      is none of a random model or where eps is a count. Where the solution is the furthest point
+      that is known, as in few dimensions, the boundary is at 0.9 of the way in both rounds, for
+      nobody needs to find a single point
     - of samples with more than 32,768 values, 200 points in all
     - a random model draws anew for each point; three quarters of the draws of the solution lie
       behind the boundary, and half of the draws decide
@@ -57,8 +59,7 @@ def probe(subject: Subject) -> dict[str, Any]:
     points = _POINTS if subject.x[0].numel() <= _LARGE else _FEWER
     attacks = [attack for attack in subject.run.attacks if not isinstance(attack, Fitted)]
     facts = [dict[str, Any](attack=label(attack), refused=None) for attack in attacks]
-    problems = Problems.of(subject, rows, points)
-    hard = problems.harder()
+    problems, hard = Problems.of(subject, rows, points).rounds()
     return {
         "features": "logits" if problems.network.head is None else "last linear layer",
         "samples": len(problems),
