@@ -72,11 +72,15 @@ def transfer_failure(report: "Report", facts: dict[str, Any]) -> Check:
         )
         return TRANSFER.failed(figure, meaning, transferred / n, weight=soft(report))
     if transferred:
-        kept = text.plural(lost, "sample")
         meaning = (
-            "Some successes on what a search looked at are none on the model itself, but other "
-            f"attacks of the run broke most of them: {kept} of them count as robust."
+            "Some successes on what a search looked at are none on the model itself; other attacks "
+            "of the run broke these samples."
         )
+        if lost:
+            meaning = (
+                "Some successes on what a search looked at are none on the model itself; those "
+                "whose samples count as robust are too few to prove anything."
+            )
         return TRANSFER.passed(figure, meaning, transferred / n)
     meaning = "Whatever fools what the attacks look at fools the model itself."
     return TRANSFER.passed(figure, meaning, 0.0)
