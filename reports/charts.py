@@ -97,12 +97,13 @@ def line_chart(
     x_ticks: Sequence[float] | None = None,
     y_ticks: Sequence[float] | None = None,
     level: tuple[float, str] | None = None,
+    level_x: tuple[float, str] | None = None,
     height: float = HEIGHT,
     hover: bool = True,
 ) -> Markup:
     """Lines over xs. `label` is the text alternative; the texts write axis labels and values,
-    `tick_text` the labels of the y axis where they are shorter than its values. `level` is a value
-    of y to be told from the others, and its name.
+    `tick_text` the labels of the y axis where they are shorter than its values. `level` and
+    `level_x` are a value of y and of x to be told from the others, and their names.
     """
     finite = [
         v
@@ -135,6 +136,13 @@ def line_chart(
         out.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
         at = f'x="{left + 3:.1f}" y="{y - 4:.1f}"'
         out.append(f'<text class="said" {at}>{escape(level[1])}</text>')
+    if level_x is not None:
+        x = px(level_x[0])
+        out.append(f'<path class="level" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
+        end = x + 4 + breadth(level_x[1]) > WIDTH  # no room at the right
+        at = f'x="{x - 4 if end else x + 4:.1f}" y="{top + 10:.1f}"'
+        side = ' text-anchor="end"' if end else ""
+        out.append(f'<text class="said" {at}{side}>{escape(level_x[1])}</text>')
     for i, s in enumerate(series):
         colour = f"s{i % COLOURS}"
         if s.band is not None:

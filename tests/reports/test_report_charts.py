@@ -94,6 +94,28 @@ def test_no_label_is_cut() -> None:
         assert before[1] < after[0]
 
 
+@pytest.mark.parametrize(("at", "anchor"), [(0.0, None), (9.5, "end")])
+def test_a_place_on_the_x_axis_is_pointed_out(at: float, anchor: str | None) -> None:
+    svg = parsed(
+        line_chart(
+            [0, 10],
+            [Series("s", [0.0, 1.0])],
+            label="l",
+            x_name="x",
+            y_name="y",
+            level_x=(at, "here it is"),
+        )
+    )
+    (line,) = [p.get("d", "") for p in svg.iter("path") if p.get("class") == "level"]
+    (words,) = [t for t in svg.iter("text") if t.text == "here it is"]
+    ends = [p.get("d", "") for p in svg.iter("path") if p.get("class") == "line s0"]
+    left, right = (float(place.split()[0]) for place in re.findall(r"[ML]([\d. ]+)", ends[0]))
+    x = float(line[1:].split()[0])
+    assert x == pytest.approx(left + at / 10 * (right - left), abs=0.1)
+    assert words.get("text-anchor") == anchor
+    assert abs(float(words.get("x", "0")) - x) < 5
+
+
 def test_empty_chart() -> None:
     for xs, values in (([], []), ([1.0], [None])):
         chart = line_chart(xs, [Series("s", values)], label="l", x_name="x", y_name="y")
