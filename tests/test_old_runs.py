@@ -10,6 +10,7 @@ import math
 import tarfile
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +18,7 @@ from robust import api, store
 from robust.cli import main
 from robust.core.errors import RobustError
 from robust.reports import card, junit, markdown, samples
+from robust.reports.schema import schema
 from robust.store import RunFolder, read_record
 
 ARCHIVES = sorted((Path(__file__).parent / "old_runs").glob("*.tar.xz"))
@@ -83,6 +85,15 @@ def test_pages_of_old_trainings_tell_every_epoch(name, tmp_path):
     assert len(rows) == 3
     for row in rows:
         assert f"{100 * row['val_robust_accuracy']:.1f}" in page
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_reports_of_old_runs_are_of_the_published_schema(name, tmp_path):
+    path = unpack(name, tmp_path)
+    report(path)
+    validator = jsonschema.Draft202012Validator(schema())
+    faults = list(validator.iter_errors(json.loads((path / "report.json").read_text())))
+    assert [fault.message for fault in faults] == []
 
 
 @pytest.mark.parametrize("name", ATTACKS)
