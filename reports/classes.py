@@ -105,7 +105,7 @@ def sentences(report: "Report") -> list[str]:
             " class is truly the weakest, its robust accuracy lies within "
             f"{text.interval(low['lowest_ci'], n)}{text.NARROW}%, and "
             + (
-                f"{several} of {mean['classes'] if mean else several} classes may be the one."
+                f"{several:,} of {len(report.per_class):,} classes may be the one."
                 if several > 1
                 else "no other class may be the one."
             )

@@ -12,13 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import beta, binom, binomtest, bootstrap, fisher_exact, permutation_test
+from scipy.stats import (
+    beta,
+    binom,
+    binomtest,
+    bootstrap,
+    fisher_exact,
+    permutation_test,
+    ttest_1samp,
+)
 
 from .rates import Interval, rate, wilson
 
 LEVEL = 0.95
 _RESAMPLES = 9999  # of what has no closed form, in parts of at most so many numbers
 _AT_ONCE = 2**22
+_MANY = 1000  # samples from which the mean of shares is normal
 
 
 def clopper_pearson(k: int, n: int, level: float = LEVEL) -> Interval:
@@ -133,7 +142,8 @@ def paired(first: ArrayLike, second: ArrayLike) -> Paired:
 
     McNemar's exact test, and Newcombe's interval of the difference. Where some are shares: the test
     of which McNemar's is a case, that each sample's difference could as well have the other sign,
-    and the percentile bootstrap of the mean difference, both seeded.
+    and the percentile bootstrap of the mean difference, both seeded; Student's t for both where
+    there are more than a thousand samples, which comes to the same.
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != other.shape or one.ndim != 1:
@@ -145,6 +155,12 @@ def paired(first: ArrayLike, second: ArrayLike) -> Paired:
         both, neither = int((one * other).sum()), int(((1 - one) * (1 - other)).sum())
         interval = newcombe(both, int(b), int(c), neither)
         return Paired(n, difference, interval, mcnemar(int(b), int(c)), b, c)
+    if n > _MANY:
+        test = ttest_1samp(apart, 0.0)
+        found = test.confidence_interval(LEVEL)
+        return Paired(
+            n, difference, (float(found.low), float(found.high)), float(test.pvalue), b, c
+        )
     return Paired(n, difference, _resampled(apart), _signs(apart), b, c)
 
 

@@ -8,6 +8,7 @@ from diagnosis_subjects import Around, Linear, subject
 from torch import nn
 
 from robust.attacks.bim import BIM
+from robust.core.defended import Defended
 from robust.core.errors import RobustError
 from robust.core.rng import generator
 from robust.core.threat import Threat
@@ -89,6 +90,13 @@ def test_a_random_model_is_fooled_in_half_of_the_draws(samples):
     assert found["given"] == [12, 12, 12]
     assert found["broken"][1][2] == 12
     assert found["broken"][2][2] == 12
+
+
+def test_a_defended_surrogate_is_searched_through_its_defense(samples):
+    rounded = Around(BOTH, before=lambda x: (x * 255).round() / 255)  # no gradient passes
+    defended = Defended(rounded, BOTH)
+    found = probed(BOTH, samples, [defended])
+    assert found["broken"] == [[12, 12], [12, 12]]
 
 
 def test_targets_count_as_goals(samples):

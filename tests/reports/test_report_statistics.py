@@ -166,6 +166,18 @@ def test_paired_shares_against_signed_ranks() -> None:
     assert found.interval[0] < found.difference < found.interval[1]
 
 
+def test_paired_shares_of_many_samples_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    one = rng.random(1500)
+    other = (one - 0.004 + 0.2 * (rng.random(1500) - 0.5)).clip(0, 1)
+    many = statistics.paired(one, other)
+    monkeypatch.setattr(statistics, "_MANY", 1500)
+    drawn = statistics.paired(one, other)
+    assert many.interval == pytest.approx(drawn.interval, abs=2e-4)
+    assert many.p == pytest.approx(drawn.p, abs=0.03)
+    assert (many.difference, many.only_first) == (drawn.difference, drawn.only_first)
+
+
 def test_paired_intervals_cover() -> None:
     rng = np.random.default_rng(5)
     hits, false = [], []

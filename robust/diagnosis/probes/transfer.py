@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robust.chance import draw, reached
 from robust.core.adaptive import Adaptive
 from robust.core.attack import Attack
+from robust.core.defended import Defended
 from robust.core.errors import RobustError
 from robust.core.rng import generator
 from robust.core.victim import Victim
@@ -21,7 +22,7 @@ from robust.registry import label
 
 def probe(subject: Subject) -> dict[str, Any]:
     """The first attack of the run, searched on each surrogate alone and on the model under attack,
-    through its defenses if it has any; what it found is shown to all of them.
+    through their defenses if they have any; what it found is shown to all of them.
 
     models      names of the surrogates, and last of the model under attack
     attack      label of the attack
@@ -38,9 +39,6 @@ def probe(subject: Subject) -> dict[str, Any]:
     if not subject.attacks:
         raise RobustError("no attack of the run can be searched again on single models")
     attack = subject.attacks[0]
-    own = attack
-    if subject.defended and not isinstance(attack, Adaptive):
-        own = Adaptive(attack=attack)
     models = [*run.surrogates, subject.model]
     why = ""
     with ExitStack() as stack:
@@ -50,8 +48,7 @@ def probe(subject: Subject) -> dict[str, Any]:
         broken: list[list[int] | None] = []
         for number, model in enumerate(models):
             try:
-                last = number == len(models) - 1
-                x_adv = _craft(subject, model, own if last else attack, number)
+                x_adv = _craft(subject, model, attack, number)
             except RobustError as error:
                 broken.append(None)
                 why = f"{error}."
@@ -70,6 +67,8 @@ def probe(subject: Subject) -> dict[str, Any]:
 
 def _craft(subject: Subject, model: nn.Module, attack: Attack, number: int) -> Tensor:
     """The last candidates of a search on this model alone, for nothing is known to be solved."""
+    if isinstance(model, Defended) and not isinstance(attack, Adaptive):
+        attack = Adaptive(attack=attack)
     found = []
     for part, rows in enumerate(subject.parts()):
         x, goal = subject.x[rows], replace(subject.goal[rows], persist=True)
