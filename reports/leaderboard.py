@@ -116,13 +116,19 @@ class Group:
 
     @cached_property
     def level(self) -> list[Standing]:
-        """Those behind the first place whose robust accuracy cannot be told apart from it."""
+        """Those behind the first place whose robust accuracy cannot be told apart from it.
+
+        The first one was chosen by the same samples, so that any pair might have been compared with
+        it: each p counts for as many comparisons as there are pairs. Holm's method over the others
+        alone tells ten equal models apart in one of eight leaderboards.
+        """
         if not self.ranked:
             return []
         first, *others = self.ranked
-        found = _adjusted([difference(first.entry, other.entry) for other in others])
-        pairs = zip(others, found, strict=True)
-        return [other for other, comparison in pairs if not comparison.significant]
+        found = [difference(first.entry, other.entry) for other in others]
+        pairs = len(self.ranked) * len(others) / 2
+        raised = [replace(one, adjusted=min(1.0, pairs * one.p)) for one in found]
+        return [o for o, one in zip(others, raised, strict=True) if not one.significant]
 
     def to_json(self) -> dict[str, Any]:
         task = self.task
