@@ -58,12 +58,16 @@ def _steps(report: "Report", found: Sequence[tuple[float, float, Any]]) -> Marku
     low, high = ([ci[k] for ci in cis] for k in (0, 1))
     series = Series("accuracy at most", ys, band=(low, high), steps=True)
     ticks = [t for t in charts.nice_ticks(0, end, 5) if t <= end]
-    near = [t for t in ticks if abs(t - report.eps) > end / 12]
-    return _accuracy(report, xs, series, sorted({*near, report.eps}))
+    return _accuracy(report, xs, series, ticks, mark=True)
 
 
 def _accuracy(
-    report: "Report", xs: Sequence[float], series: Series, ticks: Sequence[float]
+    report: "Report",
+    xs: Sequence[float],
+    series: Series,
+    ticks: Sequence[float],
+    *,
+    mark: bool = False,
 ) -> Markup:
     says = "; ".join(f"{text.percent(y, report.n)} at {text.eps(x)}" for x, y in report.curve)
     return charts.line_chart(
@@ -77,6 +81,7 @@ def _accuracy(
         tick_text=text.whole_percent,
         y_range=(0, 1),
         x_ticks=ticks,
+        level_x=(report.eps, f"ε = {text.eps(report.eps)}") if mark else None,
     )
 
 
@@ -142,6 +147,7 @@ def _margins(report: "Report") -> dict[str, Any] | None:
         tick_text=text.whole_percent,
         y_range=(0, 1),
         x_ticks=near,
+        level_x=(0.0, "broken below") if at[0] < 0 < at[-1] else None,
     )
     return {**found, "svg": svg}
 

@@ -40,6 +40,6 @@ def of(report: "Report") -> dict[str, Any] | None:
         "models": found["models"],
         "attack": found["attack"],
         "n": found.get("n"),
-        "why": found["why"],
+        "why": found.get("why", ""),
         "rows": rows,
     }
