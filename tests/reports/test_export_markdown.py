@@ -104,7 +104,7 @@ def test_code_spans_of_odd_texts(text) -> None:
 
 
 def test_a_block_is_not_left_early() -> None:
-    html = shown(md.block("robust attack --model '```\n# x'"))
+    html = shown(md.block("robust attack --model '\n```\n# x'"))
     assert html.count("<pre>") == 1
     assert "<h1>" not in html
 
