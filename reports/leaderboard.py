@@ -74,8 +74,8 @@ class Group:
         self.standings = [*self.ranked, *(standing for standing in standings if standing.why)]
         self._rank()
         self._compare()
-        for place, standing in enumerate(self.ranked):
-            standing.cautions = _cautions(standing.entry, [s.entry for s in self.ranked[place:]])
+        for standing in self.ranked:
+            standing.cautions = _cautions(standing.entry, [s.entry for s in self.ranked])
 
     def _rank(self) -> None:
         for place, standing in enumerate(self.ranked):
@@ -243,8 +243,8 @@ def _counts(entries: Sequence[Entry]) -> Entry:
     return max(least.values(), key=worth)
 
 
-def _cautions(entry: Entry, below: Sequence[Entry]) -> list[Remark]:
-    """What speaks against the place of a run above `below`, itself included."""
+def _cautions(entry: Entry, ranked: Sequence[Entry]) -> list[Remark]:
+    """What speaks against the place of a run among those that are ranked."""
     found = []
     if entry.verdict is None:
         words = "Nobody has looked whether its number can be trusted: it was not diagnosed."
@@ -257,14 +257,13 @@ def _cautions(entry: Entry, below: Sequence[Entry]) -> list[Remark]:
     if strength.naive(entry.spec):
         found.append(Remark("naive attack", "No attack looked through its defenses."))
     harder = [
-        other
-        for other in below
-        if other.robust < entry.robust and strength.compare(entry.spec, other.spec) == "weaker"
+        f"{other.name} ({other.attacks})"
+        for other in ranked
+        if other.robust <= entry.robust and strength.compare(entry.spec, other.spec) == "weaker"
     ]
     if harder:
-        names = [f"{other.name} ({other.attacks})" for other in harder[:3]]
-        names += [f"{len(harder) - 3} more"] if len(harder) > 3 else []
-        words = f"{entry.attacks} is weaker than what ran on {text.listed(names)}, ranked below it."
+        names = text.listed([*harder[:3], *([f"{len(harder) - 3} more"] if harder[3:] else [])])
+        words = f"{entry.attacks} is weaker than what ran on {names}: the rank may be owed to that."
         found.append(Remark("weaker attack", words))
     return found
 

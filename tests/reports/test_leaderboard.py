@@ -97,6 +97,7 @@ def test_ranks_fall_and_equal_ones_are_shared() -> None:
             "the data are others (digits against cifar)",
         ),
         ({"eps": 0.2}, "ε is another (0.1 against 0.2)"),
+        ({"eps": 0.2, "data": {"source": "/elsewhere"}}, "ε is another (0.1 against 0.2)"),
         ({"norm": "l2"}, "the norm is another (L∞ against L2)"),
         ({"low": -1.0}, "the range of the data is another ([0, 1] against [-1, 1])"),
         ({"targeted": "next"}, "the goal is another (any wrong class against next)"),
@@ -132,10 +133,9 @@ def test_neighbours_on_the_same_samples_are_paired() -> None:
 
 
 def test_samples_are_paired_by_their_ids() -> None:
-    a = made("a", "1100", ids=[3, 1, 2, 0])
-    b = made("b", "0011", ids=[2, 0, 3, 1])
-    assert difference(a, b).difference == 0
-    assert difference(a, b).p == 1
+    a = made("a", "1" * 10 + "00")
+    b = made("b", "0" * 10 + "11", ids=range(11, -1, -1))  # right on 0 and 1, as the former is
+    assert difference(a, b).p == pytest.approx(binomtest(8, 8).pvalue)
 
 
 def test_neighbours_on_other_samples_are_independent() -> None:
@@ -261,9 +261,15 @@ def test_a_higher_figure_of_a_weaker_attack_does_not_win_silently() -> None:
     assert ranks(group) == {"easy": 1, "hard": 2, "low": 3}
     assert remarks(group, "easy") == ["weaker attack"]
     assert remarks(group, "hard") == []
-    assert remarks(group, "low") == []  # nobody below it
+    assert remarks(group, "low") == []  # it wins over nobody
+    for easy, hard in ("ab", "ba"):
+        tied = only(made(easy, attacks=["fgsm"]), made(hard))
+        assert remarks(tied, easy) == ["weaker attack"]
+        assert remarks(tied, hard) == []
     (easy,) = group.ranked[0].cautions
-    assert easy.words == "fgsm is weaker than what ran on hard (auto), ranked below it."
+    assert (
+        easy.words == "fgsm is weaker than what ran on hard (auto): the rank may be owed to that."
+    )
     assert group.sound is not None
     assert group.sound.entry.name == "hard"
 
@@ -374,7 +380,7 @@ def test_the_page_says_what_the_figures_do() -> None:
     assert "It is told apart from all runs below it." in plain
     assert "Something speaks against it: weaker attack." in plain
     assert "The highest place that nothing speaks against is 2, base , with 25 %." in plain
-    assert "fgsm is weaker than what ran on base (auto), ranked below it." in plain
+    assert "fgsm is weaker than what ran on base (auto): the rank may be owed to that." in plain
     assert '<a href="base/report.html">base</a>' in page
     assert "the same 16 samples" in plain
     assert "weaker than those of the next" in plain
