@@ -9,6 +9,7 @@ RUN/report.json, RUN/report.html    derived from those, by robust.reports
 """
 
 import contextlib
+import hashlib
 import json
 import platform
 import sys
@@ -243,7 +244,7 @@ class RunFolder:
 
     def write_diagnosis(self, name: str, facts: dict[str, Any]) -> None:
         """Keep what the probe of that name has found: values of JSON types."""
-        text = json.dumps(facts, indent=1) + "\n"
+        text = json.dumps({**facts, "sha256": _digest(facts)}, indent=1) + "\n"
         file = self.path / "diagnosis" / f"{name}.json"
         self._keep(file, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -355,9 +356,18 @@ def find_unfinished(root: Path, wanted: Callable[[dict[str, Any]], bool]) -> Pat
 
 def _read_facts(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        facts = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"it cannot be read: {error}") from error
+    if facts.pop("sha256", None) != _digest(facts):
+        raise DamagedError("it was changed: its checksum differs")
+    return facts
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    """Of facts as JSON gives them back."""
+    text = json.dumps(json.loads(json.dumps(facts)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def argv() -> list[str]:

@@ -268,12 +268,21 @@ def test_damaged_fits_are_named(tmp_path, hurt):
     assert folder.damage == {}
 
 
-@pytest.mark.parametrize("content", ["", '{"a": 1', "[1]", "3"])
+def test_findings_of_probes_come_back_as_json_gives_them(tmp_path):
+    folder, _ = three(tmp_path)
+    facts = {"n": 3, "share": 1 / 3, "of": {10: [1, None], 2: "ε"}, "inf": float("inf")}
+    folder.write_diagnosis("one", facts)
+    assert folder.diagnosis() == {"one": {**facts, "of": {"10": [1, None], "2": "ε"}}}
+    assert folder.damage == {}
+
+
+@pytest.mark.parametrize("content", ["", '{"a": 1', "[1]", "3", '{"n": 3}', "changed"])
 def test_damaged_findings_of_probes_are_named(tmp_path, content):
     folder, _ = three(tmp_path)
     folder.write_diagnosis("one", {"n": 3})
     folder.write_diagnosis("two", {"n": 4})
-    (folder.path / "diagnosis" / "one.json").write_text(content)
+    file = folder.path / "diagnosis" / "one.json"
+    file.write_text(file.read_text().replace("3", "4", 1) if content == "changed" else content)
     assert folder.diagnosis() == {"two": {"n": 4}}
     assert list(folder.damage) == ["diagnosis/one.json"]
     folder.write_diagnosis("one", {"n": 5})
