@@ -31,7 +31,7 @@ def fail_under(report: "Report", bound: float) -> Gate:
     if math.isnan(found):
         told = "robust accuracy was not measured"
     else:
-        side = "below" if found < bound else "not below"
+        side = "below" if found < bound else "at least"
         told = f"robust accuracy {found:.4g} is {side} --fail-under {bound:g}"
     return Gate(f"--fail-under {bound:g}", bool(found >= bound), told)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from robust.cli import main
 
-COMMANDS = ["train", "attack", "defend", "certify", "tune", "report", "list"]
+COMMANDS = ["train", "attack", "defend", "certify", "tune", "report", "diff", "list"]
 
 
 def flat(text):

@@ -75,6 +75,7 @@ def test_diff_refuses_what_is_no_attack_run(runs, tmp_path):
     for given, told in (
         (None, "is no run folder"),
         ({"schema_version": 1, "kind": "train", "spec": {}}, "is a run of robust train"),
+        ({"schema_version": 1, "kind": "attack", "spec": {}}, "its run.json lacks 'attacks'"),
     ):
         if given:
             (tmp_path / "run.json").write_text(json.dumps(given))

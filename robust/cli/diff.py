@@ -22,7 +22,7 @@ import click
     help="Exit with 1 if robust accuracy is significantly worse in AFTER.",
 )
 def diff(before: Path, after: Path, force: bool, as_json: bool, fail_if_worse: bool) -> None:
-    """Compare two runs of `robust attack`: what changed, and is it significant?
+    """Compare two attack runs: what changed, and what is significant.
 
     Prints Markdown for a pull request. Samples are paired by their ids; a difference is
     significant where McNemar's test gives p < 0.05.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from robust import api
 from robust.core.errors import RobustError
+from robust.leaderboards import read_report
 from robust.reports import diff_markdown
 from robust.reports.diff import Difference
 from robust.reports.summary import Report
@@ -40,7 +40,10 @@ def figures_of(path: Path) -> Report:
     kind = folder.record.get("kind")
     if kind != "attack":
         raise RobustError(f"{path} is a run of robust {kind}; only runs of robust attack compare")
-    report = api.report_of(folder.record, folder, folder.shards(pixels=False))
+    try:
+        report = read_report(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RobustError(f"{path} cannot be read: its run.json lacks {error}") from error
     if not report.n:
         why = f": {len(report.damaged)} files are damaged" if report.damaged else " yet"
         raise RobustError(f"{path} holds no sample that was measured{why}")

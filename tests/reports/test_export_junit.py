@@ -88,7 +88,7 @@ def test_names_that_xml_cannot_hold() -> None:
 def test_the_gate_of_a_bound(bound, passed) -> None:
     gate = fail_under(Report(run(n=10), [ten()]), bound)
     assert gate.passed is passed
-    assert f"0.4 is {'not below' if passed else 'below'} --fail-under {bound:g}" in gate.told
+    assert f"0.4 is {'at least' if passed else 'below'} --fail-under {bound:g}" in gate.told
 
 
 def test_what_was_not_measured_passes_no_gate() -> None:
