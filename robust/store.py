@@ -220,6 +220,10 @@ class RunFolder:
         """
         return {shard.index for shard in self.shards()}
 
+    def kept(self) -> int:
+        """How many shards there are; whether they can be read is not looked at."""
+        return len(self._numbers())
+
     def write(self, shard: Shard) -> None:
         file = self._file(shard.index)
         self._begin()
@@ -288,8 +292,7 @@ class RunFolder:
         """The shards that are there, in order, one at a time; without `pixels` their small columns
         alone, see `read_shard`.
         """
-        numbers = {int(file.stem) for file in (self.path / "shards").glob("[0-9]*.h5")}
-        for index in range(max([*numbers, self._last()], default=-1) + 1):
+        for index in range(max([*self._numbers(), self._last()], default=-1) + 1):
             shard = self._shard(index, pixels)
             if shard is not None:
                 yield shard
@@ -311,6 +314,9 @@ class RunFolder:
         spec = self.record["spec"]
         sizes = [size for size in (spec["data"].get("n"), spec.get("limit")) if size is not None]
         return -(-min(sizes) // spec["batch_size"]) - 1 if sizes else -1
+
+    def _numbers(self) -> set[int]:
+        return {int(file.stem) for file in (self.path / "shards").glob("[0-9]*.h5")}
 
     def _shard(self, index: int, pixels: bool) -> Shard | None:
         return self._read(self._file(index), lambda file: self._read_own(file, pixels))

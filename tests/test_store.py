@@ -211,6 +211,7 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     flip(file)
     again = RunFolder.start(folder.path, folder.spec, [], resume=True)
     assert again.done() == {0, 2}
+    assert again.kept() == 3
     assert again.damage
     again.write(shard(1))
     assert again.damage == {}

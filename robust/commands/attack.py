@@ -152,7 +152,7 @@ def _measure(
         if not folder.begun():
             raise
         folder.save(status="interrupted")
-        kept = f"{len(folder.done())} shards are kept"
+        kept = f"{folder.kept()} shards are kept"
         if isinstance(run.model, Oracle) and isinstance(run.model.model, Remote):
             kept += ", and what the model has answered since"
         click.echo(
