@@ -53,15 +53,17 @@ def test_a_success_counts_inside_of_ball_and_box_alone():
 
 
 def test_the_first_success_is_counted_and_the_best_is_kept():
-    seen = recorded([([0, 1], [0.5, 0.5]), ([1], [0.68]), ([1, 0], [0.62, 0.66]), ([1], [0.69])])
+    seen = recorded([([0, 1], [0.5, 0.5]), ([1], [0.68]), ([1, 0], [0.62, 0.66]), ([0], [0.69])])
     assert seen.first.tolist() == [2, 2, 0]
-    assert same(seen.best, [[0.66], [0.69], [0.5]])
+    assert same(seen.best, [[0.69], [0.68], [0.5]])
 
 
 def test_a_sample_that_is_asked_several_times_at_once_has_one_answer_the_best():
-    seen = recorded([([1, 0, 1, 1], [0.62, 0.5, 0.68, 0.66])])
+    seen = recorded([([1, 0, 1, 1, 1], [0.62, 0.5, 0.68, 0.66, 0.9])])
     assert seen.asked.tolist() == [1, 1, 0]
-    assert same(seen.margins[:2], [[-1], [0.8]])
+    assert same(seen.margins[:2], [[-1], [3]])
+    assert same(seen.inside[:2], [[-1], [0.8]])
+    assert same(seen.distances[:2], [[nan], [0.12]])  # the nearest
     assert same(seen.best[1], [0.68])
     assert seen.first.tolist() == [0, 1, 0]
 

@@ -1,6 +1,6 @@
 """Problems with a known solution: a sound attack solves them, one that is broken does not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -60,6 +60,21 @@ class Descending(Attack):
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Short(PGD):
+    """PGD that ends a little inside of the ball."""
+
+    def search(self, victim, x, goal, threat, rng):
+        return super().search(victim, x, goal, replace(threat, eps=0.97 * threat.eps), rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aimed(PGD):
+    """PGD that arrives at classes, and leaves none."""
+
+    goals = frozenset({"targeted"})
+
+
 def test_a_sound_attack_solves_all_and_random_points_none_of_the_harder_ones(net, samples):
     found = probed(net, samples, PGD(), Auto())
     assert found["features"] == "last linear layer"
@@ -83,7 +98,7 @@ def test_in_few_dimensions_the_corner_itself_need_not_be_found():
         net = nn.Sequential(nn.Linear(8, 40), nn.Tanh(), nn.Linear(40, K)).eval()
     x = torch.rand(N, 8, generator=generator(0)) * 0.8 + 0.1
     samples = x, net(x).argmax(1).detach()
-    found = probed(net, samples, PGD(steps=20, step_size=0.011))  # that ends beside it
+    found = probed(net, samples, Short())
     assert found["solved"] == found["samples"] == found["hard_solved"] == found["hard"] >= N - 1
     assert probed(net, samples, Standing())["hard_solved"] == 0
 
@@ -103,6 +118,9 @@ def test_without_a_gradient_nothing_is_solved_but_by_who_sees_through(net, sampl
     both = probed(masked, samples, PGD())
     assert both["solved"] == both["samples"]
     assert both["hard_solved"] == both["hard"]
+    run = subject(masked, *samples, EPS, [PGD(steps=1)])
+    problems, hard = Problems.of(run, torch.arange(N), 300).rounds()
+    assert (hard.readouts.threshold > problems.readouts.threshold).all()
 
 
 def test_a_softmax_that_saturates_stays_in_place(net, samples):
@@ -130,8 +148,9 @@ def test_counts_of_coordinates_have_no_harder_round(net, samples):
 
 
 def test_a_targeted_run_arrives_at_the_other_side(net, samples):
-    found = probed(net, samples, PGD(), targeted="next")
+    found = probed(net, samples, Aimed(), targeted="next")
     assert found["solved"] == found["samples"] >= N - 1
+    assert found["attacks"][0]["refused"] is None
 
 
 def test_minimal_attacks_take_one_problem_at_a_time(net, samples):

@@ -117,11 +117,14 @@ def test_weights_that_are_new_each_time_are_found_by_their_place(net):
     assert torch.allclose(logits[:, 1] - logits[:, 0], its.margin(features), atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["by hand", "script", "convolution"])
+@pytest.mark.parametrize("how", ["by hand", "script", "convolution", "not the last"])
 def test_where_no_such_layer_is_seen_logits_are_the_features(net, how):
     x = X
     if how == "by hand":
         model = ByHand(net)
+    elif how == "not the last":
+        w = torch.eye(4)[:, :3]
+        model = Around(net, after=lambda z: z @ w)
     elif how == "script":
         model = torch.jit.script(net)
     else:
@@ -133,7 +136,7 @@ def test_where_no_such_layer_is_seen_logits_are_the_features(net, how):
     features, logits = network.features(x)
     assert torch.equal(features, model(x))
     assert torch.equal(logits, features)
-    its = readouts(3, 4)
+    its = readouts(3, logits.shape[1])
     found = network.with_readouts(its, x, Linf(0.01))(x)
     assert torch.allclose(found[:, 1] - found[:, 0], its.margin(model(x)), atol=1e-5)
 

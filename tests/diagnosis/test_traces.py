@@ -61,6 +61,14 @@ def test_samples_break_at_the_answer_that_their_gap_says():
     assert found["silent_lost"] == found["transferred_lost"] == 0
 
 
+def test_a_search_is_as_long_as_those_that_failed():
+    (bim,) = probed([0.015, 0.2], BIM(steps=10))["attacks"]
+    assert bim["answers"] == 11
+    assert bim["late"] == 0
+    (alone,) = probed([0.015, 0.005], BIM(steps=10))["attacks"]
+    assert alone["answers"] == 3  # nothing was left to search on for
+
+
 def test_steps_that_all_bring_the_same_are_incomplete_in_proportion():
     (bim,) = probed([0.2, 0.3], BIM(steps=20, step_size=0.002))["attacks"]
     assert bim["last_rise"] == pytest.approx([3 / 20] * 11, rel=1e-3)  # of 21 answers the last 3
