@@ -56,6 +56,11 @@ def proven(k: int, n: int) -> float:
     return float(betaincinv(k, n - k + 1, _LEVEL)) if k > 0 else 0.0
 
 
+def possible(k: int, n: int) -> float:
+    """The share that k of n do not exclude: the upper end of the one-sided 95 % interval."""
+    return float(betaincinv(k + 1, n - k, 1 - _LEVEL)) if k < n else 1.0
+
+
 def more_often(a: int, b: int) -> bool:
     """Whether a against b is more than chance, at 95 %: the sign test on samples that differ."""
     return a > b and float(bdtrc(a - 1, a + b, 0.5)) < _LEVEL
@@ -79,6 +84,17 @@ def soft(report: "Report", weight: Weight = "doubtful") -> Weight:
     return weight if report.robust_accuracy > _LITTLE else ""
 
 
+# What checks read of each probe: a run that another version diagnosed may not have it all.
+_NEEDED = {
+    "reference": {"n", "robust", "attacks"},
+    "gradients": {"n", "views"},
+    "answers": {
+        *("n", "repeats", "different", "largest", "scale", "flipping", "probabilities"),
+        *("logarithms", "rounded", "recording", "backwards"),
+    },
+}
+
+
 def facts_of(report: "Report", probe: str) -> dict[str, Any] | str:
     """What a probe found, or a sentence on why there is nothing of it."""
     found = report.diagnosis.get(probe)
@@ -91,6 +107,8 @@ def facts_of(report: "Report", probe: str) -> dict[str, Any] | str:
     if "error" in found:
         error = str(found["error"])
         return error[:1].upper() + error[1:].rstrip(".") + "."
+    if not found.keys() >= _NEEDED[probe]:
+        return "Another version of robust diagnosed the run, and did not look at all of it."
     return found
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .. import text
 from .check import Check
-from .evidence import Question, Reference, weight_of
+from .evidence import Question, Reference, possible, weight_of
 
 if TYPE_CHECKING:
     from ..summary import Report
@@ -21,7 +21,7 @@ def checks(report: "Report") -> list[Check]:
 
 def second_opinion(found: Reference) -> Check:
     """What other attacks by gradients break of what the run left: passed, too, where these are so
-    few that the number may well be right to within a point.
+    few that they do not prove the number to be off by a point. How far it may be off is said.
     """
     name = "second"
     if not found.ran(name):
@@ -47,7 +47,11 @@ def second_opinion(found: Reference) -> Check:
     if weight:
         meaning = found.held(k, "Another strong attack")
         return SECOND.failed(figure, meaning, value, weight=weight)
-    meaning = "Another strong attack finds no more than those of the run."
+    most = f"up to {100 * possible(k, found.n):.0f} points more cannot be excluded at 95 %."
+    meaning = f"Another strong attack finds no more than those of the run; {most}"
     if k:
-        meaning = "Another strong attack finds hardly more: the number stands to within a point."
+        meaning = (
+            f"Another strong attack breaks {k} more, too few to prove that the number is off by a "
+            f"point; {most}"
+        )
     return SECOND.passed(figure, meaning, value)

@@ -66,6 +66,31 @@ def test_cross_entropy_vanishes_before_the_margin_does(samples):
     assert views["deployed"]["misleading"] == 0
 
 
+def test_a_gradient_that_is_gone_at_the_sample_alone_is_not_gone(samples):
+    x, y = samples
+    x, y = x[:8], y[:8]
+    marked = x[:, 0].sort().values
+
+    def flat_there(z):  # exactly at the samples, and nowhere near them
+        at = torch.isin(z[:, :1].detach(), marked)
+        return torch.where(at, z.detach(), z)
+
+    n, views = probed(Around(Linear(W, 1.0), before=flat_there), (x, y))
+    assert views["deployed"]["zero"] == {"ce": 0, "margin": 0}
+    assert views["deployed"]["asked"] == 0  # of n at the samples
+    assert n > 0
+
+
+def test_a_function_is_compared_with_the_gradient_of_the_same_draw(samples):
+    def shaken(z):
+        return z + torch.randn(len(z), 1) * torch.tensor([1.0, 0.0])
+
+    with seeded(0):
+        n, views = probed(Around(Linear(W, 1.0), after=shaken), samples, view="naive")
+    assert views["deployed"]["asked"] == n
+    assert views["deployed"]["misleading"] == 0
+
+
 def test_a_gradient_of_nothing_that_happens_misleads(samples):
     def through(x):
         return x + ((4 * x).round() / 4 - x).detach()

@@ -4,7 +4,7 @@ import pytest
 from probe_facts import N, check, made, outcome, reference
 
 from robust.reports.checks import athalye, second_opinion
-from robust.reports.checks.evidence import more_often, proven, weight_of
+from robust.reports.checks.evidence import more_often, possible, proven, weight_of
 
 PASSED = ("passed", "", True)
 MASKED = ("failed", "", True)
@@ -24,6 +24,9 @@ def test_what_is_proven_is_the_exact_bound():
     assert proven(16, 16) == pytest.approx(0.05 ** (1 / 16))
     assert proven(1, 16) == pytest.approx(1 - 0.95 ** (1 / 16))
     assert proven(0, 16) == 0 == proven(0, 0)
+    assert possible(0, 16) == pytest.approx(1 - 0.05 ** (1 / 16))
+    assert possible(15, 16) == pytest.approx(0.95 ** (1 / 16))
+    assert possible(16, 16) == 1
 
 
 def test_one_sample_of_few_is_no_evidence_and_some_are():
@@ -55,6 +58,7 @@ def test_honest_facts_pass():
         (made({}, access="scores"), "Attackers can only ask the model"),
         (made({"reference": {"n": N, "error": "they have no answers"}}), "They have no answers."),
         (made({}), "The run was not diagnosed for it."),
+        (made({"reference": {"n": N, "attacks": {}}}), "Another version of robust"),
     ],
 )
 def test_without_facts_nothing_applies_and_each_says_why(report, why):
@@ -133,6 +137,14 @@ def test_more_than_gradients_find_is_masking_and_what_the_run_left_evidence(key,
     assert judged(key, **{name: (16, [3])}).status == "passed"
 
 
+def test_what_gradients_find_too_is_no_gain():
+    # Naive PGD breaks four samples that the run left, and random search those.
+    facts = {"plain": (N, range(12, N)), "random_search": (16, range(12, 16))}
+    found = judged("black-box", **facts)
+    assert found.value == 0
+    assert outcome(found) == ("failed", "doubtful", False)
+
+
 def test_random_search_may_find_a_little_more():
     plain = (N, range(20, N))  # of the 20 it leaves
     for gained, status in ((0, "passed"), (4, "passed"), (5, "failed")):
@@ -188,6 +200,11 @@ def test_samples_beyond_twice_the_eps_must_fall_in_the_end():
     assert outcome(judged("larger-eps", **nothing, **stuck)) == MASKED
 
 
+def test_more_at_twice_the_eps_is_enough():
+    stand = {"unbounded": (12, range(4, 13)), "plain_unbounded": (12, range(4, 13))}
+    assert outcome(judged("larger-eps", **stand)) == PASSED
+
+
 def test_a_larger_eps_than_the_range_is_no_question():
     report = made({"reference": reference()}, eps=1.0)
     assert check(athalye, "larger-eps", report).status == "not applicable"
@@ -208,6 +225,9 @@ def test_a_second_opinion_by_what_it_breaks():
     assert outcome(found) == ("passed", "", False)
     assert found.figure == "second breaks 1 of 16 samples that the run left, of 32"
     assert found.value == 1 / N
+    most = 100 * possible(1, N)
+    assert "breaks 1 more, too few to prove" in found.meaning
+    assert f"up to {most:.0f} points more cannot be excluded" in found.meaning
     assert outcome(second(second=(16, range(2)))) == ("failed", "doubtful", False)
     assert outcome(second(second=(16, range(5)))) == ("failed", "broken", False)
     assert second(robust=0, second=(0, ())).figure == "none of 32 samples is left"
