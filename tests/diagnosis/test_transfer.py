@@ -56,6 +56,13 @@ def test_each_model_counts_the_samples_that_it_gets_right(samples):
     assert found["broken"][1] == [0, 12, 12]
 
 
+def test_a_search_goes_on_where_its_own_model_is_fooled(samples):
+    x, y = samples
+    x, y = x[y == 0], y[y == 0]
+    further = Linear([1.0, 0, 0, 0], 0.53)  # 0.13 away; a step of the search is 0.03
+    assert probed(further, (x, y), [FIRST])["broken"] == [[6, 6], [6, 6]]
+
+
 class Flat(nn.Module):
     """Scores without a path back to the input."""
 

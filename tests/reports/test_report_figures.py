@@ -32,6 +32,15 @@ def test_every_rate_of_an_attack_has_its_interval() -> None:
     assert record(Report(run(n=10), [ten()]))["survives_8bit_ci"] == list(wilson(4, 4))
 
 
+def test_quantiles_of_queries_have_intervals_of_their_own() -> None:
+    given = shard([0] * 40, [0] * 40, [rows("first", range(40), dict.fromkeys(range(40), 1))])
+    (told,) = Report(run(["first"]), [given]).attacks
+    asked = range(10, 50)
+    assert told["queries_median_ci"] == statistics.quantile_interval(asked)
+    assert told["queries_p90_ci"] == statistics.quantile_interval(asked, 0.9)
+    assert told["queries_p90_ci"][0] > told["queries_median_ci"][1]
+
+
 def test_how_many_samples_a_narrow_interval_takes() -> None:
     report = Report(run(n=10), [ten()])
     assert record(report)["samples_needed"] == statistics.samples_needed(0.4) == 9216
@@ -113,6 +122,12 @@ def test_classes_of_a_random_model_count_by_shares() -> None:
     assert record(report)["macro"]["robust_accuracy"] == (0.375 + 1) / 2
     assert record(report)["worst_class"]["class"] == "0"
     assert record(report)["attacks"][0]["fooled_ci"] == list(wilson(1, 3))
+
+
+def test_no_class_is_more_robust_than_right() -> None:
+    report = shares()
+    report.columns.left[:] = [1, 1, 1]  # as other draws may tell
+    assert report.per_class[0]["robust_accuracy"] == report.per_class[0]["clean_accuracy"] == 0.75
 
 
 # Survival

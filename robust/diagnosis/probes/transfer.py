@@ -99,11 +99,13 @@ def _right(subject: Subject, model: nn.Module) -> Tensor:
 
 
 def _reached(subject: Subject, model: nn.Module, x_adv: Tensor) -> Tensor:
-    """Which candidates inside ball and box reach the goal on it, bool (n,)."""
+    """Which candidates reach the goal on it, bool (n,); in place of one outside ball or box stands
+    the sample itself.
+    """
     threat, x = subject.threat, subject.x
     safe = x_adv.flatten(1).isfinite().all(1) & threat.in_box(x_adv) & threat.in_ball(x, x_adv)
     shown = torch.where(safe.view(-1, *[1] * (x.dim() - 1)), x_adv, x)
-    return safe & (reached(subject.goal, _answers(subject, model, shown)).double().mean(1) >= 0.5)
+    return reached(subject.goal, _answers(subject, model, shown)).double().mean(1) >= 0.5
 
 
 def _names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
