@@ -147,7 +147,7 @@ def _margins(report: "Report") -> dict[str, Any] | None:
         tick_text=text.whole_percent,
         y_range=(0, 1),
         x_ticks=near,
-        level_x=(0.0, "broken below") if at[0] < 0 < at[-1] else None,
+        level_x=(0.0, "") if at[0] < 0 < at[-1] else None,
     )
     return {**found, "svg": svg}
 
