@@ -19,9 +19,11 @@ from .summary import Report
 # Characters that pictures, or clips and curves, may take; the rest of a page is far below the 2 MB
 # that it may have.
 PICTURES = 1_400_000
-CLIPS = 1_000_000
+CLIPS = 900_000
 CURVES = PICTURES - CLIPS
 _POINTS = 64  # values of a signal that can be read one by one
+_DOTS = 24  # values that are drawn as such, for what lies between them is nothing
+_DRAWN = 240  # places of a signal that are drawn at most
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,12 @@ def _curves(example: Example, rate: int | None) -> Iterator[Markup]:
         ("Perturbation", 110, [("perturbation", delta)]),
     ]
     for title, height, lines in several:
-        at = charts.envelope(lines[0][1].tolist())
+        most = _DRAWN // len(lines)
+        at = sorted({i for _, values in lines for i in charts.envelope(values.tolist(), most)})
         said = f", at most {np.abs(delta).max():.3g}" if len(lines) == 1 else ""
         yield charts.line_chart(
             [i / timed for i in at] if timed else at,
-            [Series(one, values[at].tolist()) for one, values in lines],
+            [Series(one, values[at].tolist(), points=len(x) <= _DOTS) for one, values in lines],
             label=f"{title} of sample {example.id}{said}",
             x_name=name,
             y_name="value" if len(lines) > 1 else "perturbation",

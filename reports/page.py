@@ -44,6 +44,6 @@ pages.tests["average"] = training.is_average
 
 
 def fill(template: str, **parts: Any) -> str:
-    """The page of that template. Templates find `term(key, words)` besides: see terms.Terms."""
+    """The page of that template. Templates find `term`, its terms.Terms, besides."""
     page: str = pages.get_template(template).render(**parts, term=Terms())
     return page

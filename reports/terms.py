@@ -43,20 +43,41 @@ MEANINGS = {
 
 class Terms:
     """The terms of one page: each occurrence is a button that opens what it means beside it, with
-    no script; on paper the meaning stands in brackets where a term first occurs.
+    no script. Paper has it in brackets where a term first occurs, or below (`later`, `meanings`).
     """
 
     def __init__(self) -> None:
         self._count = 0
         self._told = set[str]()
+        self._waiting = dict[str, str]()
 
     def __call__(self, term: str, words: str) -> Markup:
-        """`words` with the meaning of that term, a key of MEANINGS, behind them."""
-        self._count += 1
+        """`words`, and behind them the meaning of that term, a key of MEANINGS."""
         first = "" if term in self._told else ' class="first"'
         self._told.add(term)
+        return self._button(term, words, first)
+
+    def later(self, term: str, words: str) -> Markup:
+        """The same where brackets would be in the way, as in a heading."""
+        if term not in self._told:
+            self._waiting[term] = words
+            self._told.add(term)
+        return self._button(term, words, "")
+
+    def meanings(self) -> Markup:
+        """For paper, what the terms mean that were to be told later."""
+        pairs = (
+            f"<dt>{escape(words)}</dt><dd>{escape(MEANINGS[term])}</dd>"
+            for term, words in self._waiting.items()
+        )
+        told = "".join(pairs)
+        self._waiting = {}
+        return Markup(f'<dl class="meanings">{told}</dl>' if told else "")
+
+    def _button(self, term: str, words: str, kind: str) -> Markup:
+        self._count += 1
         return Markup(
             f'<span class="term"><button type="button" popovertarget="term-{self._count}">'
-            f'{escape(words)}</button><span popover id="term-{self._count}"{first}>'
+            f'{escape(words)}</button><span popover id="term-{self._count}"{kind}>'
             f"{escape(MEANINGS[term])}</span></span>"
         )

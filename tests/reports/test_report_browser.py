@@ -335,7 +335,7 @@ def test_clips_play_one_at_a_time(open_page: Any) -> None:
     assert [clips.nth(k).evaluate("audio => audio.paused") for k in (0, 1)] == [True, False]
 
 
-def test_paper_shows_what_is_folded_away_and_what_terms_mean(open_page: Any) -> None:
+def test_paper_shows_what_is_folded_away(open_page: Any) -> None:
     page = open_page(PAGES["training"]())
     folded = page.locator("details table").first
     assert not folded.is_visible()
@@ -343,7 +343,15 @@ def test_paper_shows_what_is_folded_away_and_what_terms_mean(open_page: Any) -> 
     assert folded.is_visible()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert not folded.is_visible()
+
+
+def test_paper_says_what_terms_mean_where_they_first_stand(open_page: Any) -> None:
+    page = open_page(PAGES["gallery"]())
+    told = page.locator(".term [popover]:visible, .meanings dd:visible")
+    assert told.count() == 0
     page.emulate_media(media="print")
-    meanings = page.locator(".term [popover]:visible").all_inner_texts()
-    assert meanings
-    assert len(set(meanings)) == len(meanings)  # each where it first stands
+    meanings = told.all_inner_texts()
+    assert len(set(meanings)) == len(meanings) > 5
+    for part in ("95 of 100", "Every single value", "largest softmax probability"):
+        assert any(part in meaning for meaning in meanings), part
+    assert page.locator("h1 [popover]:visible").count() == 0

@@ -70,7 +70,7 @@ def test_the_command_line_refuses_it_too(robust_cli, tmp_path):
 def test_long_signals_around_zero_look_like_sound():
     page = Page(render(broken(40, (1, 16_000), low=-1.0)))
     assert "for nobody said otherwise by --sample-rate" in page.words
-    # Three clips of a second are 128 kB: all samples are drawn, as many heard as 1 MB holds.
+    # Three clips of a second are 128 kB: all samples are drawn, as many heard as 0.9 MB hold.
     assert page.tags.count("audio") == 3 * 7
     assert "40 broken samples" in page.words
     assert "7 samples can be heard, at 16,000 values a second" in page.words
