@@ -82,7 +82,7 @@ def estimate(report: "Report", facts: dict[str, Any], *, measured: bool) -> Chec
     if proven(late, n) > _POINT and not nothing_left(facts):
         meaning = "At that rate more samples would break if the searches were longer."
         if measured:
-            meaning += " Searches of twice the length were run, and did not break more."
+            meaning += " They were run again, longer where they can be, and did not."
         weight: Weight = "" if measured else soft(report)
         return ESTIMATE.failed(figure, meaning, late / n, weight=weight)
     meaning = "What breaks breaks early, so that longer searches should find hardly more."

@@ -11,6 +11,7 @@ from robust.core.defended import Defended, answer_of
 from robust.core.goal import as_logits
 from robust.core.intercept import Intercepting
 from robust.core.threat import Threat
+from robust.preflight import guarded
 
 _P = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0, "patch": 0.0}
 
@@ -197,7 +198,7 @@ def _last_call(model: nn.Module, x: Tensor) -> _Head | None:
         calls.append((number, u, _weight(rest, how), out))
         return out
 
-    with torch.enable_grad():
+    with guarded(x), torch.enable_grad():
         asked = x.detach().clone().requires_grad_()
         answer = as_logits(answer_of(Intercepting(model, {"linear": new}), asked), len(x))
     if not calls:
