@@ -182,3 +182,9 @@ def test_an_eps_that_spans_the_range(samples):
     attacks = facts["attacks"]
     assert attacks["larger"]["eps"] == pytest.approx(1.0, rel=1e-5)
     assert math.isclose(attacks["unbounded"]["eps"], attacks["larger"]["eps"])
+
+
+def test_an_attack_is_known_again_whatever_it_is_wrapped_into():
+    known = reference._known(parse_attack("apgd,loss=dlr"))
+    assert reference._known(parse_attack("apgd,loss=dlr,restarts=2,eot=3")) == known
+    assert reference._known(parse_attack("apgd")) != known
