@@ -152,6 +152,30 @@ class Survivors:
             self.flat[rows] &= (run.x_adv == start).flatten(1).all(1)
         self._enter(rows, run.x_adv, victim.logits(run.x_adv))
 
+    def vertices(self, rows: Tensor, steps: int, *, towards: Tensor | None = None) -> None:
+        """`steps` steps of Frank & Wolfe from the samples (1811.10828): the t-th, counted from 0,
+        goes 2 / (t + 2) of the way to the vertex of ball ∩ box that the gradient of the margin
+        points at. Where an L1 ball holds the change of a few values, vertices are what descents
+        miss.
+        """
+        if not len(rows):
+            return
+        victim, goal, ball = self.victim[rows], self.goal[rows], self.ball[rows]
+        if towards is not None:
+            goal = dataclasses.replace(goal, towards=towards)
+        now = ball.x
+        for number in range(steps):
+            logits, _, gradient = victim.gradient(now, margin, goal)
+            left = ~self._enter(rows, now, logits)
+            if not bool(left.all()):
+                rows, now, gradient = rows[left], now[left], gradient[left]
+                victim, goal, ball = victim[left], goal[left], ball[left]
+                if not len(rows):
+                    return
+            share = 2 / (number + 2)
+            now = ball.project(now + share * (ball.extreme(gradient) - now))
+        self._enter(rows, now, victim.logits(now))
+
     def walk(self, rows: Tensor, steps: int, *, towards: Tensor | None = None) -> None:
         """`steps` steps of FAB along the boundary with one class, and ten from the point of the
         ball that is nearest to the closest success.

@@ -38,7 +38,8 @@ class Auto(Attack):
     descent from diversified starts and corners, towards classes and from the best point, and random
     search seeded with that point, as much of each as it has paid. Without masking, diversified
     restarts go on. For L2 and L1 there is a walk along the boundary (FAB, 1907.02044) besides, and
-    for L1 every descent is APGD's (2103.01208).
+    for L1 every descent is APGD's (2103.01208), and begins with steps to the vertices of the ball
+    (Frank & Wolfe, 1811.10828).
 
     After the first stages an attempt takes the samples nearest to their goal alone, three times
     as deep as the last that broke, and at least a third of them, a fifth in the rounds. These end
@@ -58,7 +59,7 @@ class Auto(Attack):
         if not threat.eps:
             return pool.best
         if pool.norm == "l1":  # whose descents do not begin at the samples
-            pool.ask(pool.rows, x)
+            pool.stage("vertices", lambda rows: pool.vertices(rows, 20), everyone=True)
         pool.stage(
             "descent from the sample",
             lambda rows: pool.climb(rows, pool.near(rows), 10),
@@ -185,6 +186,10 @@ def _aim(pool: Survivors, rank: int, rows: Tensor, *, smooth: bool = False) -> N
     """Descend towards the likely class of that rank; a targeted goal leaves no choice."""
     if not pool.goal.targeted:
         towards = pool.likely(rows, rank)
+        if pool.norm == "l1" and not smooth:
+            pool.vertices(rows, 15, towards=towards)
+            left = ~pool.solved[rows]
+            rows, towards = rows[left], None if towards is None else towards[left]
         pool.climb(rows, pool.near(rows), 20, towards=towards, smooth=smooth)
 
 

@@ -101,13 +101,11 @@ def _in_favour(applied: Sequence[Check]) -> list[str]:
 def _basis(report: "Report", applied: Sequence[Check]) -> str:
     failed = sum(check.failed for check in applied)
     seen = max((int(facts.get("n") or 0) for facts in report.diagnosis.values()), default=0)
-    seconds = sum(float(facts.get("seconds") or 0) for facts in report.diagnosis.values())
     told = f"{text.plural(len(applied), 'check')} applied, {failed} failed."
     if seen:
         told += (
             f" They looked at {text.plural(seen, 'sample')} that the attacks could work on, chosen "
-            f"at random, for {text.seconds(seconds)}: what shows in fewer than one of {seen} "
-            "samples may have been missed."
+            f"at random: what shows in fewer than one of {seen} samples may have been missed."
         )
     return told
 

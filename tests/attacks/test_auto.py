@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust.attacks import APGDT, Auto
+from robust.attacks import APGDT, FGSM, Auto
 from robust.attacks._survivors import Survivors
 from robust.core.goal import Goal
 from robust.core.rng import generator
@@ -223,3 +223,22 @@ def test_targeted_goals_arrive(digits_net, digits):
     target = (y + 1) % 10
     _, x_adv = attack(digits_net, x, target, Threat("linf", 0.4), targeted=True)
     assert (digits_net(x_adv).argmax(1) == target).float().mean() >= 0.9
+
+
+def test_under_l1_it_takes_the_vertices_that_one_step_finds(digits_net, digits):
+    x, y = digits
+    x, y = x[digits_net(x).argmax(1) == y], y[digits_net(x).argmax(1) == y]
+    pool = Survivors(Victim(digits_net, len(x)), x, Goal(y), L1(1.5).around(x), generator(0))
+    with torch.no_grad():
+        pool.vertices(pool.rows, 1)
+        step = FGSM()(digits_net, x, y, threat=L1(1.5))
+        one = int(pool.solved.sum())
+        assert one >= 0.9 * int((digits_net(step).argmax(1) != y).sum()) > 5
+        pool.vertices(pool.rows, 20)
+        assert int(pool.solved.sum()) > one
+        assert L1(1.5).contains(x, pool.best).all()
+        before = pool.solved.clone()
+        pool.vertices(pool.rows, 20, towards=pool.likely(pool.rows, 1))
+        assert bool((pool.solved >= before).all())
+    x_adv = attack(digits_net, x, y, L1(1.5))[1]
+    assert int((digits_net(x_adv).argmax(1) != y).sum()) >= int(pool.solved.sum())

@@ -62,7 +62,7 @@ def test_nothing_is_asked_of_the_model(nets):
     victim, (first, second) = Counting(model), [Counting(net) for net in surrogates]
     report = robust.evaluate(
         victim, x, y, threat=Linf(0.1), attacks="transfer,steps=5", surrogates=[first, second],
-        batch_size=20,
+        batch_size=20, diagnose="off",  # which asks it about the transfer matrix
     )  # fmt: skip
     (attack,) = report.attacks
     assert attack["access"] == "transfer"

@@ -81,7 +81,6 @@ def test_the_basis_says_how_much_was_looked_at():
     facts = {"a": {"n": 24, "seconds": 1.5}, "b": {"n": 24, "seconds": 2.5}}
     said = verdict(FINE, SLIGHT, diagnosis=facts).basis
     assert said.startswith("2 checks applied, 1 failed. They looked at 24 samples")
-    assert "4.0\u202fs" in said
     assert "looked at" not in verdict(FINE).basis
 
 
