@@ -12,6 +12,7 @@ from synthetic import rows, run, shard, staged, ten
 from robust.reports.html import heat, render, render_training
 from robust.reports.page import SCRIPT, pages
 from robust.reports.summary import Report
+from robust.reports.terms import Terms
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVIL = "<script>alert(1)</script>"
@@ -329,3 +330,19 @@ def test_training_with_keys_missing() -> None:
 
 def test_templates_come_with_the_package() -> None:
     assert set(pages.list_templates()) >= {"attack.html.jinja", "training.html.jinja"}
+
+
+def test_a_term_is_told_once_on_paper() -> None:
+    term = Terms()
+    assert ' class="first"' in term("eps", "ε")
+    again = term("eps", "<ε>")
+    assert "first" not in again
+    assert "&lt;ε&gt;" in again
+    later = term.later("query", "queries")
+    assert "first" not in later + term.later("eps", "ε") + term("query", "a query")
+    assert term.meanings().count("<dt>") == 1
+    assert term.meanings() == ""
+    ids = re.findall(r' id="([^"]+)"', again + later)
+    assert len(set(ids)) == 2
+    with pytest.raises(KeyError):
+        term("never explained", "x")
