@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import text
 from .check import Check, Weight
-from .evidence import Question, facts_of, proven, soft
+from .evidence import Question, proven, soft
+from .search import known
 
 if TYPE_CHECKING:
     from ..summary import Report
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
 _MISSED = 0.05  # share of problems that a sound attack may miss
 _MOST = 0.5  # share from which an attack as good as fails, or chance as good as solves
 
+_NEEDED = frozenset(
+    {"samples", "solved", "by_chance", "hard", "hard_solved", "hard_by_chance", "attacks"}
+)
 TEST = Question("binarisation", "binarisation", "Problems with a known solution")
 
 
 def checks(report: "Report") -> list[Check]:
-    facts = facts_of(report, "binarisation")
+    facts = known(report, "binarisation", _NEEDED)
     return [TEST.without(facts) if isinstance(facts, str) else binarisation(report, facts)]
 
 

@@ -6,8 +6,8 @@ from .. import text
 from ..queries import at
 from ..statistics import clopper_pearson
 from .check import Check, Weight
-from .evidence import Question, facts_of, proven, soft, weight_of
-from .search import nothing_left
+from .evidence import Question, proven, soft, weight_of
+from .search import TRACES, known, nothing_left
 
 if TYPE_CHECKING:
     from ..summary import Report
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 _POINT = 0.01  # share of samples, proven, that still broke late
 _FIFTH = 0.8  # of the queries, where the last fifth begins
 
+_NEEDED = frozenset({"n", "robust", "broken"})
 CONVERGENCE = Question("convergence", "convergence", "More steps and restarts")
 ESTIMATE = Question("convergence-estimate", "convergence", "When samples broke")
 
 
 def checks(report: "Report") -> list[Check]:
-    measured, traces = (facts_of(report, probe) for probe in ("convergence", "traces"))
+    measured, traces = known(report, "convergence", _NEEDED), known(report, "traces", TRACES)
     first = (
         CONVERGENCE.without(measured)
         if isinstance(measured, str)

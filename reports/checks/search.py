@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 _POINT = 0.01  # share of samples, proven, from which a search of the wrong function matters
 _RISING = 0.05  # of the whole rise, in the last tenth of a search: half of what an even rise brings
 
+TRACES = frozenset({"n", "silent_lost", "transferred_lost", "attacks"})
 SILENT = Question("silent-success", "ioaf", "Silent success")
 INCOMPLETE = Question("incomplete-optimisation", "ioaf", "Incomplete optimisation")
 TRANSFER = Question("transfer-failure", "ioaf", "Transfer failure")
 
 
 def checks(report: "Report") -> list[Check]:
-    facts = facts_of(report, "traces")
+    facts = known(report, "traces", TRACES)
     if not isinstance(facts, str) and not facts["attacks"]:
         facts = "None of the attacks is one with gradients that can be followed."
     if isinstance(facts, str):
@@ -121,6 +122,16 @@ def incomplete_optimisation(report: "Report", facts: dict[str, Any]) -> Check:
         return INCOMPLETE.failed(figure, meaning, share, weight=soft(report))
     meaning = "The searches that failed had stopped coming nearer to their goal before they ended."
     return INCOMPLETE.passed(figure, meaning, share)
+
+
+def known(report: "Report", probe: str, needed: frozenset[str]) -> dict[str, Any] | str:
+    """What a probe found, if that is all that is `needed`, or a sentence on why there is not."""
+    found = report.diagnosis.get(probe)
+    if found is None or "error" in found:
+        return facts_of(report, probe)
+    if not found.keys() >= needed:
+        return "Another version of robust diagnosed the run, and did not look at all of it."
+    return found
 
 
 def nothing_left(facts: dict[str, Any]) -> bool:

@@ -51,7 +51,8 @@ def test_honest_searches_pass():
     [
         (made({}), "The run was not diagnosed for it."),
         (made({"traces": {"n": N, "error": "the attacks searched on a"}}), "The attacks searched"),
-        (made({"traces": {"n": N, "attacks": []}}), "None of the attacks is one with gradients"),
+        (made({"traces": {"n": N, "attacks": []}}), "Another version of robust"),
+        (made({"traces": traced() | {"attacks": []}}), "None of the attacks is one with gradients"),
     ],
 )
 def test_where_nothing_was_followed_nothing_applies(report, why):
@@ -121,6 +122,14 @@ def test_what_broke_everything_was_complete():
     assert outcome(found) == PASSED
     met = followed(broken=0, transferred=N, unbroken=0, last_rise=[])
     assert judged("incomplete-optimisation", met, transferred_lost=N).status == "not applicable"
+
+
+def test_facts_of_another_version_are_told_from_those_of_this_one():
+    report = made({probe: {"n": N} for probe in ("traces", "convergence", "binarisation")})
+    for module in (search, convergence, binarisation):
+        for one in module.checks(report):
+            assert one.status == "not applicable"
+            assert one.meaning.startswith("Another version of robust")
 
 
 # Convergence
