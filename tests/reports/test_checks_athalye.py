@@ -58,7 +58,7 @@ def test_honest_facts_pass():
         (made({}, access="scores"), "Attackers can only ask the model"),
         (made({"reference": {"n": N, "error": "they have no answers"}}), "They have no answers."),
         (made({}), "The run was not diagnosed for it."),
-        (made({"reference": {"n": N, "attacks": {}}}), "Another version of robust"),
+        (made({"reference": {"n": N, "version": 0}}), "Another version of robust"),
     ],
 )
 def test_without_facts_nothing_applies_and_each_says_why(report, why):

@@ -36,7 +36,7 @@ def test_without_facts_nothing_applies():
     report = made({}, access="scores")
     found = autoattack.checks(report) + attack_failure.checks(report)
     assert {one.status for one in found} == {"not applicable"}
-    old = made({name: {"n": N} for name in ("answers", "gradients", "reference")})
+    old = made({name: {"n": N, "version": 0} for name in ("answers", "gradients", "reference")})
     found = autoattack.checks(old) + attack_failure.checks(old)
     assert {one.status for one in found} == {"not applicable"}
     assert all("Another version" in one.meaning for one in found)
