@@ -89,7 +89,7 @@ def facts_of(report: "Report", probe: str) -> dict[str, Any] | str:
     found = report.diagnosis.get(probe)
     if found is None:
         if probe in (report.run.get("diagnosis") or {}):
-            return "Another version of robust diagnosed the run: resume it, and it is diagnosed anew."
+            return "Another version of robust diagnosed the run: resume it for a new diagnosis."
         if report.spec.get("access", "gradient") != "gradient":
             return "Attackers can only ask the model, and the diagnosis adds no question to theirs."
         if not report.columns.correct.any():
