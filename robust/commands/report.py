@@ -45,7 +45,9 @@ def write_reports(
     if len(board) < 2:
         _refuse_board(len(folders), out=out, baseline=baseline, rewrite=rewrite)
     if out is not None and out.suffix == ".json":
-        raise RobustError(f"--out {out} names a page: the JSON file beside it gets its name as well")
+        raise RobustError(
+            f"--out {out} names a page: the JSON file beside it gets its name as well"
+        )
     page = out or leaderboards.place(board or folders)
     root = leaderboards.place(board or folders).parent
 
