@@ -155,7 +155,7 @@ def paired(first: ArrayLike, second: ArrayLike) -> Paired:
         both, neither = int((one * other).sum()), int(((1 - one) * (1 - other)).sum())
         interval = newcombe(both, int(b), int(c), neither)
         return Paired(n, difference, interval, mcnemar(int(b), int(c)), b, c)
-    if n > _MANY:
+    if n > _MANY and np.ptp(apart):
         test = ttest_1samp(apart, 0.0)
         found = test.confidence_interval(LEVEL)
         return Paired(

@@ -7,7 +7,7 @@ from ..queries import at
 from ..statistics import clopper_pearson
 from .check import Check, Weight
 from .evidence import Question, proven, soft, weight_of
-from .search import TRACES, known, nothing_left
+from .search import LONGER, TRACES, known, nothing_left
 
 if TYPE_CHECKING:
     from ..summary import Report
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 _POINT = 0.01  # share of samples, proven, that still broke late
 _FIFTH = 0.8  # of the queries, where the last fifth begins
 
-_NEEDED = frozenset({"n", "robust", "broken"})
 CONVERGENCE = Question("convergence", "convergence", "More steps and restarts")
 ESTIMATE = Question("convergence-estimate", "convergence", "When samples broke")
 
 
 def checks(report: "Report") -> list[Check]:
-    measured, traces = known(report, "convergence", _NEEDED), known(report, "traces", TRACES)
+    measured, traces = known(report, "convergence", LONGER), known(report, "traces", TRACES)
     first = (
         CONVERGENCE.without(measured)
         if isinstance(measured, str)
@@ -68,13 +67,16 @@ def convergence(report: "Report", facts: dict[str, Any]) -> Check:
 def estimate(report: "Report", facts: dict[str, Any], *, measured: bool) -> Check:
     """How many samples broke in the second half of the last attack's searches: as the first half
     broke those that break early, as many again is the most that searches of twice the length should
-    break. What is left at the end is left by the last attack, whatever the former ones missed.
+    break. What is left at the end is left by the last attack, whatever the former ones missed, or
+    where each had every sample by the one that broke most.
 
     It adds no doubt where that was `measured`, and came to nothing.
     """
     if not facts["attacks"]:
         return ESTIMATE.without("None of the attacks is one with gradients that can be followed.")
     last, n = facts["attacks"][-1], int(facts["n"])
+    if report.every:  # each attack had every sample
+        last = max(facts["attacks"], key=lambda attack: int(attack["broken"]))
     late, broken = int(last["late"]), int(last["broken"])
     if not broken:
         return ESTIMATE.without(f"{last['attack']} broke no sample that it was followed on.")

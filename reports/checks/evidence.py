@@ -53,6 +53,7 @@ class Question:
 
 def proven(k: int, n: int) -> float:
     """The share that k of n prove: the lower end of the one-sided 95 % Clopper-Pearson interval."""
+    k = min(k, n)
     return float(betaincinv(k, n - k + 1, _LEVEL)) if k > 0 else 0.0
 
 

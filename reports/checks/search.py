@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _POINT = 0.01  # share of samples, proven, from which a search of the wrong function matters
 _RISING = 0.05  # of the whole rise, in the last tenth of a search: half of what an even rise brings
 
+LONGER = frozenset({"n", "robust", "broken"})  # what is needed of the probe of convergence
 TRACES = frozenset({"n", "silent_lost", "transferred_lost", "attacks"})
 SILENT = Question("silent-success", "ioaf", "Silent success")
 INCOMPLETE = Question("incomplete-optimisation", "ioaf", "Incomplete optimisation")
@@ -94,6 +95,8 @@ def incomplete_optimisation(report: "Report", facts: dict[str, Any]) -> Check:
     A search that never left its first answer behind, for more than half of the samples, has not
     optimised anything, and the number says nothing.
     """
+    if not report.eps:
+        return INCOMPLETE.without("With an eps of 0 there is nothing to search for.")
     if nothing_left(facts):
         meaning = "An attack broke every sample that it was given: no search is left incomplete."
         return INCOMPLETE.passed("no search failed", meaning, 0.0)
@@ -119,6 +122,9 @@ def incomplete_optimisation(report: "Report", facts: dict[str, Any]) -> Check:
             "The searches that failed were still coming nearer to their goal when they ended: "
             "with more steps they would come further."
         )
+        if _longer_found_nothing(report):
+            meaning += " They were run again, longer, and broke hardly more."
+            return INCOMPLETE.failed(figure, meaning, share)
         return INCOMPLETE.failed(figure, meaning, share, weight=soft(report))
     meaning = "The searches that failed had stopped coming nearer to their goal before they ended."
     return INCOMPLETE.passed(figure, meaning, share)
@@ -132,6 +138,12 @@ def known(report: "Report", probe: str, needed: frozenset[str]) -> dict[str, Any
     if not found.keys() >= needed:
         return "Another version of robust diagnosed the run, and did not look at all of it."
     return found
+
+
+def _longer_found_nothing(report: "Report") -> bool:
+    """Whether searches of twice the steps were measured, and nothing came of it."""
+    found = known(report, "convergence", LONGER)
+    return not isinstance(found, str) and not weight_of(int(found["broken"]), int(found["n"]))
 
 
 def nothing_left(facts: dict[str, Any]) -> bool:

@@ -24,6 +24,11 @@ GROUPS = {
 # What speaks for a number that no check speaks against, the strongest first.
 _SPEAKS = ("second-opinion", "convergence", "binarisation", "convergence-estimate", "unbounded")
 _MUCH = 0.05  # robust accuracy above which what masks gradients may hide more
+# Checks that looked for more than the run had found: without one of them nothing speaks for it.
+_SOUGHT = ("second-opinion", "convergence", "binarisation")
+# What a diagnosis of a model with gradients has measured once it is complete.
+PROBES = ("answers", "gradients", "reference", "traces", "convergence", "binarisation")
+_FEW = 19  # samples: that none of so few is broken leaves 15 % open, at a level of 95 %
 
 Status = Literal["trustworthy", "doubtful", "broken"]
 
@@ -51,18 +56,23 @@ class Verdict:
 def judge(report: "Report", checks: Sequence[Check]) -> Verdict | None:
     """The verdict that these checks lead to; None where none of them had anything to look at.
 
-    One failed check that makes the number broken is enough, then one that makes it doubtful. It is
-    doubtful, too, where the model masks its gradients, or where how to attack it was a guess, and
-    more than a twentieth of the samples is left.
+    One failed check that makes the number broken is enough, then one that makes it doubtful. Where
+    more than a twentieth of the samples is left it is doubtful, too, if the model masks its
+    gradients, if how to attack it was a guess, if the diagnosis is not complete, or if it could
+    look at very few samples. Nothing failed is no verdict where nothing looked for more than the
+    run had found, as of models that can only be asked.
     """
     applied = [check for check in checks if check.status != "not applicable"]
     if not applied:
         return None
+    sought = any(check.key in _SOUGHT for check in applied)
     masking = [check for check in applied if check.masking]
     masked = any(check.failed for check in masking) if masking else None
     broken = [said(check) for check in applied if check.failed and check.weight == "broken"]
     doubtful = [said(check) for check in applied if check.failed and check.weight == "doubtful"]
     doubtful += _left_open(report, masked=bool(masked))
+    if not (sought or broken or doubtful):
+        return None
     status: Status = "broken" if broken else "doubtful" if doubtful else "trustworthy"
     reasons = [*broken, *doubtful] or _in_favour(applied)
     return Verdict(status, reasons, masked, _basis(report, applied))
@@ -89,7 +99,32 @@ def _left_open(report: "Report", *, masked: bool) -> list[str]:
         found.append(
             "How to attack the model's defense was guessed: attacks made for it may leave less."
         )
+    found += _not_looked_at(report)
     return found
+
+
+def _not_looked_at(report: "Report") -> list[str]:
+    """What is missing of a diagnosis that could have been made."""
+    gradient = report.spec.get("access", "gradient") == "gradient"
+    if not gradient or report.spec.get("surrogates"):
+        return []
+    missing = [probe for probe in PROBES if probe not in report.diagnosis]
+    if missing:
+        return [
+            f"The diagnosis is not complete ({', '.join(missing)}): resume the run, and what is "
+            "missing is measured."
+        ]
+    seen = _seen(report)
+    if seen < _FEW:
+        return [
+            f"Only {text.plural(seen, 'sample')} could be looked at: too few to notice that the "
+            "attacks miss much."
+        ]
+    return []
+
+
+def _seen(report: "Report") -> int:
+    return max((int(facts.get("n") or 0) for facts in report.diagnosis.values()), default=0)
 
 
 def _in_favour(applied: Sequence[Check]) -> list[str]:
@@ -100,9 +135,12 @@ def _in_favour(applied: Sequence[Check]) -> list[str]:
 
 def _basis(report: "Report", applied: Sequence[Check]) -> str:
     failed = sum(check.failed for check in applied)
-    seen = max((int(facts.get("n") or 0) for facts in report.diagnosis.values()), default=0)
+    seen = _seen(report)
+    whole = any(facts.get("amount") == "full" for facts in report.diagnosis.values())
     told = f"{text.plural(len(applied), 'check')} applied, {failed} failed."
-    if seen:
+    if seen and whole:
+        told += f" They looked at all {text.plural(seen, 'sample')} that the attacks could work on."
+    elif seen:
         told += (
             f" They looked at {text.plural(seen, 'sample')} that the attacks could work on, chosen "
             f"at random: what shows in fewer than one of {seen} samples may have been missed."

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Generator, Tensor, nn
 
 from robust import chance
@@ -285,7 +286,8 @@ def _fit(inside: Tensor, there: Tensor) -> Readouts | None:
     if not spread.any():
         return None
     labels = np.arange(len(features)) >= len(inside)
-    with warnings.catch_warnings():
+    # A fit this small is slower on several threads, much so where others are busy.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # any separating plane will do
         model = LogisticRegression(class_weight="balanced", max_iter=1000)
         model.fit((features - centre) / spread, labels)

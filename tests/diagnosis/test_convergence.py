@@ -13,7 +13,7 @@ from robust.core.attack import Attack
 from robust.core.eot import EOT
 from robust.core.errors import RobustError
 from robust.core.restarts import Restarts
-from robust.core.rng import uniform
+from robust.core.rng import seeded, uniform
 from robust.core.threat import Linf
 from robust.diagnosis.probes import convergence
 
@@ -24,7 +24,8 @@ def probed(gaps, *attacks, net=None, **run):
     x = torch.tensor([[0.5 - gap] for gap in gaps])
     y = torch.zeros(len(x), dtype=torch.int64)
     net = net or Linear([1.0], 0.5)
-    return convergence.probe(subject(net.eval(), x, y, EPS, list(attacks), **run))
+    with seeded(0):  # as the engine does around a probe
+        return convergence.probe(subject(net.eval(), x, y, EPS, list(attacks), **run))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from synthetic import rows, run, shard
 
+from robust.diagnosis import probes
 from robust.reports.checks import Check, judge, not_applicable
-from robust.reports.checks.verdict import GROUPS, modules, of
+from robust.reports.checks.verdict import GROUPS, PROBES, modules, of
 from robust.reports.summary import Report
 
 FINE = Check(
@@ -18,12 +19,15 @@ QUIET = replace(FINE, key="softmax", status="failed", meaning="Only a remark.")
 MASKS = replace(FINE, key="zero-gradients", masking=True)
 
 
-def report(left=8, diagnosis=None, guessed=False):
+WHOLE = {probe: {"n": 32, "seconds": 1.0, "amount": "subset"} for probe in PROBES}
+
+
+def report(left=8, diagnosis=WHOLE, guessed=False, **spec):
     """Ten samples, of which so many are left."""
     hits = dict.fromkeys(range(left, 10), 1)
-    record = run(["pgd"])
+    record = run(["pgd"], **spec)
     record["spec"]["model"]["guessed"] = guessed
-    record |= {"diagnosis": diagnosis or {}, "diagnose": "subset"}
+    record |= {"diagnosis": diagnosis, "diagnose": "subset"}
     if guessed:
         record["defenses"] = [{"name": "own.py:f", "params": {}}]
     return Report(record, [shard([0] * 10, [0] * 10, [rows("pgd", range(10), hits)])])
@@ -56,18 +60,42 @@ def test_what_passed_speaks_for_it():
         "Another attack (0 of 9): It found no more.",
         "A solvable problem: It found no more.",
     ]
-    assert verdict(replace(FINE, key="softmax")).reasons == ["No check speaks against it."]
+    found = verdict(replace(FINE, key="softmax"), replace(FINE, status="failed"))
+    assert found.reasons == ["No check speaks against it."]
+
+
+def test_it_is_not_trustworthy_where_nothing_looked_for_more():
+    assert verdict(replace(FINE, key="convergence-estimate")) is None
+    assert verdict(replace(FINE, key="convergence-estimate", status="failed", weight="doubtful"))
+    assert verdict(replace(FINE, key="binarisation")).status == "trustworthy"
+
+
+def test_a_diagnosis_that_is_not_complete_leaves_a_doubt():
+    part = {name: facts for name, facts in WHOLE.items() if name != "reference"}
+    found = verdict(FINE, diagnosis=part)
+    assert found.status == "doubtful"
+    assert "not complete (reference)" in found.reasons[0]
+    assert verdict(FINE, diagnosis=part, left=0).status == "trustworthy"
+    assert verdict(FINE, diagnosis={}, access="scores").status == "trustworthy"
+    assert verdict(FINE, diagnosis={}, surrogates=[{}]).status == "trustworthy"
+    assert set(PROBES) | {"transfer"} == set(probes.PROBES)
+
+
+def test_very_few_samples_leave_a_doubt():
+    few = {name: {**facts, "n": 18} for name, facts in WHOLE.items()}
+    assert "Only 18 samples" in verdict(FINE, diagnosis=few).reasons[0]
+    assert verdict(FINE, diagnosis={**few, "reference": {"n": 19}}).status == "trustworthy"
 
 
 def test_masked_is_what_failed_of_the_checks_that_tell():
     assert verdict(FINE, GRAVE).masked is None
-    assert verdict(MASKS).masked is False
-    assert verdict(replace(MASKS, status="failed")).masked is True
+    assert verdict(FINE, MASKS).masked is False
+    assert verdict(FINE, replace(MASKS, status="failed")).masked is True
 
 
 @pytest.mark.parametrize(("left", "status"), [(8, "doubtful"), (0, "trustworthy")])
 def test_a_masked_model_is_doubtful_where_much_is_left(left, status):
-    found = verdict(replace(MASKS, status="failed"), left=left)
+    found = verdict(FINE, replace(MASKS, status="failed"), left=left)
     assert found.status == status
     assert any("attacks made for it may leave less" in why for why in found.reasons) == (left > 0)
 
@@ -78,17 +106,19 @@ def test_a_guessed_defense_is_doubtful_where_much_is_left(left, status):
 
 
 def test_the_basis_says_how_much_was_looked_at():
-    facts = {"a": {"n": 24, "seconds": 1.5}, "b": {"n": 24, "seconds": 2.5}}
-    said = verdict(FINE, SLIGHT, diagnosis=facts).basis
-    assert said.startswith("2 checks applied, 1 failed. They looked at 24 samples")
-    assert "looked at" not in verdict(FINE).basis
+    said = verdict(FINE, SLIGHT).basis
+    assert said.startswith("2 checks applied, 1 failed. They looked at 32 samples")
+    assert "may have been missed" in said
+    whole = {name: {**facts, "amount": "full"} for name, facts in WHOLE.items()}
+    assert "looked at all 32 samples" in verdict(FINE, diagnosis=whole).basis
+    assert "looked at" not in verdict(FINE, diagnosis={}).basis
 
 
 def test_every_file_of_checks_is_found_and_none_is_made_without_a_diagnosis():
     names = {module.__name__.rsplit(".", 1)[1] for module in modules()}
     assert {"athalye", "autoattack"} <= names
     assert "check" not in names
-    there = report()
+    there = report(diagnosis={})
     assert {check.group for check in of(there)} <= set(GROUPS)
     there.run["diagnose"] = "off"
     assert of(there) == []

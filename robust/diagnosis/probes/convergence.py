@@ -16,6 +16,7 @@ from robust.registry import label
 # Fields that say how long a search goes on, ours and those of the peers: the first there is counts.
 _LENGTHS = ("steps", "max_iter", "iterations", "queries", "max_queries", "nb_iter")
 _CLEARLY = 0.75  # share of draws that a random model withstands, of a sample to be looked at
+_FOOLED = 0.65  # share of draws that must be fooled then: of 40, where half are is no proof
 
 
 def probe(subject: Subject) -> dict[str, Any]:
@@ -29,14 +30,17 @@ def probe(subject: Subject) -> dict[str, Any]:
                 quarters of the draws, so that chance alone breaks none
     attacks     for each: its label; how many it broke "again"; as what it was run "longer", and how
                 many more it broke then ("more")
-    broken      all of these together; of a random model a sample is broken where half of the draws
-                are fooled, twice over
+    broken      all of these together; of a random model a sample is broken where clearly more than
+                half of the draws are fooled
 
-    Raises RobustError where attacks searched on surrogates.
+    Raises RobustError where attacks searched on surrogates, and where all craft one thing for all
+    samples.
     """
     if not subject.white_box:
         raise RobustError("the attacks searched on surrogates, where nothing counts as found")
     attacks = [attack for attack in subject.run.attacks if not isinstance(attack, Fitted)]
+    if not attacks:
+        raise RobustError("no attack of the run can be repeated on other samples")
     bar = _CLEARLY if subject.random else 0.5
     rows = (subject.left > bar).nonzero().squeeze(1)
     robust = len(rows)
@@ -89,5 +93,6 @@ class _Stage:
 def _broken(trial: Trial) -> Tensor:
     its = trial.success
     if len(trial.outcome.trial):
-        its = its & (torch.from_numpy(trial.outcome.trial).to(its.device) >= 0.5)
+        share = torch.from_numpy(trial.outcome.trial + trial.outcome.fooled) / 2
+        its = its & (share >= _FOOLED).to(its.device)
     return its
