@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from . import charts, classes, cost, survival, text
+from . import charts, classes, cost, survival, text, traces
 from .bracket import Bracket
 from .charts import Series
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .certification import Certificates
     from .summary import Report
 
+SEARCHES = 4  # attacks whose searches are drawn
 OVERLAP = 12  # attacks; beyond, the matrix has those that broke most
 _REACH = 0.95  # of the distances found that the chart shows at least, and those within ε
 
@@ -24,6 +25,7 @@ def parts(report: "Report", certificates: "Certificates | None" = None) -> dict[
         "class_words": classes.sentences(report),
         "survival": _survival(report),
         "margins": _margins(report),
+        "searches": searches(report),
         "transfer": report.transfer,
         "effort": _effort(report),
         "bracket": Bracket.of(report, certificates),
@@ -153,3 +155,32 @@ def _margins(report: "Report") -> dict[str, Any] | None:
 
 
 _SIDES = (("unaltered", "clean_median"), ("at the worst point found", "worst_median"))
+
+
+def searches(report: "Report") -> list[dict[str, Any]]:
+    """For each attack that the diagnosis followed, how near it came to its goal by its answers."""
+    return [
+        {"attack": one.attack, "of": one.of, "svg": _search(one)}
+        for one in traces.traces(report)[:SEARCHES]
+        if len(one.median) > 1
+    ]
+
+
+def _search(trace: traces.Trace) -> Markup:
+    xs = [answers for answers, _ in trace.median]
+    values = [value for _, value in trace.median]
+    low, high = (dict(trace.quantiles.get(q, ())) for q in (0.1, 0.9))
+    band = ([low.get(x) for x in xs], [high.get(x) for x in xs])
+    name = "best margin so far" if trace.of == "margin" else "nearest success so far"
+    return charts.line_chart(
+        xs,
+        [Series(name, values, band=band)],
+        label=f"{name} of {trace.attack}, in the median: {values[0]:.3g} after {xs[0]} answers, "
+        f"{values[-1]:.3g} after {xs[-1]}",
+        x_name="answers",
+        y_name=name,
+        x_text="{:,.0f}".format,
+        y_text="{:.3g}".format,
+        level=(0, "goal") if trace.of == "margin" else None,
+        height=170,
+    )

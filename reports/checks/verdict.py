@@ -108,7 +108,8 @@ def _not_looked_at(report: "Report") -> list[str]:
     gradient = report.spec.get("access", "gradient") == "gradient"
     if not gradient or report.spec.get("surrogates"):
         return []
-    missing = [probe for probe in PROBES if probe not in report.diagnosis]
+    there = report.diagnosis
+    missing = [name for name in PROBES if there.get(name, {"failed": True}).get("failed")]
     if missing:
         return [
             f"The diagnosis is not complete ({', '.join(missing)}): resume the run, and what is "
@@ -136,7 +137,7 @@ def _in_favour(applied: Sequence[Check]) -> list[str]:
 def _basis(report: "Report", applied: Sequence[Check]) -> str:
     failed = sum(check.failed for check in applied)
     seen = _seen(report)
-    whole = any(facts.get("amount") == "full" for facts in report.diagnosis.values())
+    whole = any(facts.get("of") == seen for facts in report.diagnosis.values())
     told = f"{text.plural(len(applied), 'check')} applied, {failed} failed."
     if seen and whole:
         told += f" They looked at all {text.plural(seen, 'sample')} that the attacks could work on."

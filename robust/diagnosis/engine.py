@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from robust.core.errors import RobustError
 from robust.core.oracle import Oracle
@@ -12,7 +13,7 @@ from robust.evaluation import Evaluation
 from robust.preflight import frozen
 from robust.store import Store
 
-from .probes import PROBES
+from .probes import PROBES, Probe
 from .subject import Subject
 
 AMOUNTS = ("subset", "full", "off")
@@ -71,15 +72,27 @@ class Diagnosing:
                     "amount": self.amount,
                     "n": len(subject),
                 }
-                if asked.items() <= there.get(name, {}).items():
+                known = there.get(name, {})
+                if asked.items() <= known.items() and not known.get("failed"):
                     continue
                 yield ProbeStarted(name, number, len(PROBES), len(subject))
                 began = time.perf_counter()
                 with seeded(run.spec.seed, "diagnosis", name):
-                    try:
-                        facts = probe(subject)
-                    except RobustError as error:
-                        facts = {"error": str(error)}
+                    facts = _measured(probe, subject)
                 seconds = time.perf_counter() - began
-                store.write_diagnosis(name, {**asked, "seconds": seconds, **facts})
+                more = {"of": subject.total, "seconds": seconds}
+                store.write_diagnosis(name, {**asked, **more, **facts})
                 yield ProbeDone(name, seconds)
+
+
+def _measured(probe: Probe, subject: Subject) -> dict[str, Any]:
+    """What a probe finds, or why it does not. The attacks are over, and what they found stands: not
+    even what nobody foresaw, as memory that runs out, may cost the run its report.
+    """
+    try:
+        return probe(subject)
+    except RobustError as error:  # the question makes no sense here
+        return {"error": str(error)}
+    except (RuntimeError, ValueError, MemoryError) as error:
+        line = (str(error).strip().splitlines() or [""])[0]
+        return {"error": f"{type(error).__name__}: {line}", "failed": True}

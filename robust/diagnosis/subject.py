@@ -1,6 +1,7 @@
 """What is diagnosed: a finished run, and some of the samples that it attacked."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +26,7 @@ from robust.verification import verify
 
 # Of the attackable samples so many are looked at: an eighth, within these bounds.
 _SHARE, _FEWEST, _MOST = 8, 32, 64
+_BYTES = 2**31  # of samples in memory, however many there are
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,17 @@ class Subject:
     ids         int64 (n,), which samples of the data these are
     left        float64 (n,): what all attacks of the run left of each, 1 robust to 0 broken; of a
                 random model the share of draws that its worst point does not fool
+    total       how many attackable samples there are; "full" takes all of them, or as many as two
+                GiB hold
     """
 
     def __init__(self, run: Evaluation, store: Store, amount: str) -> None:
         self.run, self.amount = run, amount
         ids, left, labels, targets = _attackable(store)
-        n = len(ids)
+        n = self.total = len(ids)
         if amount == "subset":
             n = min(n, max(_FEWEST, min(_MOST, n // _SHARE)))
+        n = max(1, min(n, _BYTES // (4 * math.prod(run.source.shape)))) if n else 0
         chosen = torch.randperm(len(ids), generator=generator(self.spec.seed, "diagnosis"))[:n]
         places = np.sort(chosen.numpy())
         self.ids, self.left = ids[places], torch.from_numpy(left[places]).to(run.device)
@@ -134,8 +139,8 @@ class Subject:
         *,
         threat: Threat | None = None,
         salt: str = "",
-    ) -> list[Trial]:
-        """Run an attack on the samples `rows` (None: all), in batches, and verify what it finds.
+    ) -> Iterator[Trial]:
+        """Run an attack on samples `rows` (None: all), batch by batch, and verify what it found.
 
         threat      another question than the run's
         salt        other random numbers than without
@@ -149,11 +154,14 @@ class Subject:
             shape=self.x.shape[1:],
             classes=int(self.spec.model["num_classes"]),
         )
-        found = []
-        for number, part in enumerate(self.parts(rows)):
-            rng = generator(self.spec.seed, "diagnosis", repr(attack), salt, number)
-            found.append(self._search(attack, part, threat, rng))
-        return found
+        asked = threat
+
+        def trials() -> Iterator[Trial]:
+            for number, part in enumerate(self.parts(rows)):
+                rng = generator(self.spec.seed, "diagnosis", repr(attack), salt, number)
+                yield self._search(attack, part, asked, rng)
+
+        return trials()
 
     def _search(self, attack: Attack, rows: Tensor, threat: Threat, rng: torch.Generator) -> Trial:
         x, goal = self.x[rows], self.goal[rows]
@@ -168,10 +176,10 @@ class Subject:
         return Trial(rows, outcome, x_adv, recorder)
 
 
-def broken(trials: list[Trial]) -> Tensor:
+def broken(trials: Iterable[Trial]) -> Tensor:
     """The places of the samples that the trials broke, int64 (k,)."""
     empty = torch.zeros(0, dtype=torch.int64)
-    return torch.cat([trial.rows[trial.success].cpu() for trial in trials] or [empty])
+    return torch.cat([empty, *(trial.rows[trial.success].cpu() for trial in trials)])
 
 
 def _attackable(store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

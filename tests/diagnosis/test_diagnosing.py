@@ -149,7 +149,7 @@ def test_a_targeted_goal_keeps_its_targets(digits_net):
 def test_the_attack_of_the_run_finds_on_the_subset_what_the_run_found(digits_net):
     run, store = made(digits_net, [PGD(steps=5, random_start=False)], batch_size=8)
     subject = Subject(run, store, "subset")
-    trials = subject.search(run.attacks[0])
+    trials = list(subject.search(run.attacks[0]))
     assert [len(trial.rows) for trial in trials] == [8] * (len(subject) // 8)
     success = torch.cat([trial.success for trial in trials])
     assert torch.equal(success, subject.left == 0)
@@ -196,3 +196,29 @@ def test_facts_of_another_version_are_not_judged_and_measured_again(digits_net, 
     assert probes == ["draws", "refused"] * 2
     record["diagnosis"] = store.diagnosis()
     assert set(Report(record, store.shards()).diagnosis) == {"draws", "refused"}
+
+
+def test_what_nobody_foresaw_costs_no_report_and_is_tried_again(digits_net, probes, monkeypatch):
+    run, store = made(digits_net)
+
+    def exhausted(subject):
+        probes.append("exhausted")
+        raise RuntimeError("out of memory\nsomewhere")
+
+    monkeypatch.setitem(engine.PROBES, "draws", exhausted)
+    _, facts = diagnosed(run, store)
+    assert facts["draws"]["error"] == "RuntimeError: out of memory"
+    assert facts["draws"]["failed"]
+    assert "failed" not in facts["refused"]
+    diagnosed(run, store)
+    assert probes == ["exhausted", "refused", "exhausted"]
+
+
+def test_samples_are_held_as_far_as_memory_allows(digits_net, monkeypatch):
+    run, store = made(digits_net)
+    whole = Subject(run, store, "full")
+    assert len(whole) == whole.total
+    monkeypatch.setattr("robust.diagnosis.subject._BYTES", 4 * 64 * 50 + 3)
+    part = Subject(run, store, "full")
+    assert (len(part), part.total) == (50, whole.total)
+    assert len(Subject(run, store, "subset")) == 32

@@ -19,7 +19,7 @@ QUIET = replace(FINE, key="softmax", status="failed", meaning="Only a remark.")
 MASKS = replace(FINE, key="zero-gradients", masking=True)
 
 
-WHOLE = {probe: {"n": 32, "seconds": 1.0, "amount": "subset"} for probe in PROBES}
+WHOLE = {probe: {"n": 32, "of": 300, "seconds": 1.0} for probe in PROBES}
 
 
 def report(left=8, diagnosis=WHOLE, guessed=False, **spec):
@@ -75,6 +75,10 @@ def test_a_diagnosis_that_is_not_complete_leaves_a_doubt():
     found = verdict(FINE, diagnosis=part)
     assert found.status == "doubtful"
     assert "not complete (reference)" in found.reasons[0]
+    failed = WHOLE | {"traces": {"n": 32, "error": "out of memory", "failed": True}}
+    assert "(traces)" in verdict(FINE, diagnosis=failed).reasons[0]
+    unasked = WHOLE | {"traces": {"n": 32, "error": "no such question"}}
+    assert verdict(FINE, diagnosis=unasked).status == "trustworthy"
     assert verdict(FINE, diagnosis=part, left=0).status == "trustworthy"
     assert verdict(FINE, diagnosis={}, access="scores").status == "trustworthy"
     assert verdict(FINE, diagnosis={}, surrogates=[{}]).status == "trustworthy"
@@ -109,7 +113,7 @@ def test_the_basis_says_how_much_was_looked_at():
     said = verdict(FINE, SLIGHT).basis
     assert said.startswith("2 checks applied, 1 failed. They looked at 32 samples")
     assert "may have been missed" in said
-    whole = {name: {**facts, "amount": "full"} for name, facts in WHOLE.items()}
+    whole = {name: {**facts, "of": 32} for name, facts in WHOLE.items()}
     assert "looked at all 32 samples" in verdict(FINE, diagnosis=whole).basis
     assert "looked at" not in verdict(FINE, diagnosis={}).basis
 

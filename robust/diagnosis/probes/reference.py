@@ -128,11 +128,11 @@ class _Bench:
         for attack in attacks:
             try:
                 found = subject.search(_scaled(attack, factor), rows, threat=threat, salt=name)
+                gone = broken(found).to(rows.device)
             except RobustError as error:
                 why = str(error)
                 continue
             ran.append(label(attack))
-            gone = broken(found).to(rows.device)
             hits += gone.tolist()
             rows = rows[~torch.isin(rows, gone)]
         if ran:
