@@ -193,24 +193,22 @@ class Difference:
     @cached_property
     def cautions(self) -> list[str]:
         """What makes the comparison say less than it seems to, a sentence each."""
+        return self.cautions_about("the first run", "the second run")
+
+    def cautions_about(self, before: str, after: str) -> list[str]:
+        """The same, with other words for the two runs."""
         said = list(self.conflicts)
         relation = strength.compare(self.after.spec, self.before.spec)
-        if relation == "weaker":
-            said.append("The attacks of the second run are weaker: it may only look more robust.")
-        elif relation == "stronger":
-            said.append("The attacks of the second run are stronger: it may only look less robust.")
+        if relation in ("weaker", "stronger"):
+            robust = "more" if relation == "weaker" else "less"
+            said.append(
+                f"The attacks of {after} are {relation} than those of {before}: it may only look "
+                f"{robust} robust."
+            )
         elif relation == "other":
             said.append("The runs used other attacks: which ones are stronger is not known.")
-        for name, report in (("first", self.before), ("second", self.after)):
-            if report.verdict is not None and report.verdict.status != "trustworthy":
-                said.append(f"The {name} run's own figure is {report.verdict.status}.")
-            if report.damaged:
-                files = text.plural(len(report.damaged), "file")
-                said.append(f"{files} of the {name} run could not be read.")
-            if not report.complete:
-                said.append(
-                    f"The {name} run is incomplete: {report.n:,} of {report.n_expected:,} samples."
-                )
+        for name, report in ((before, self.before), (after, self.after)):
+            said += cautions_of(report, name)
         fewer = max(self.before.n, self.after.n)
         if self.paired and len(self.ids) < fewer:
             said.append(
@@ -265,6 +263,21 @@ def conflicts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     if (one.targeted, one.access) != (other.targeted, other.access):
         found.append(f"The attackers differ: {one.conditions}; and {other.conditions}.")
     return found
+
+
+def cautions_of(report: "Report", name: str) -> list[str]:
+    """What makes the figure of a run say less than it seems to, a sentence each.
+
+    name    of the run in a sentence: "this run"
+    """
+    said = []
+    if report.verdict is not None and report.verdict.status != "trustworthy":
+        said.append(f"The figure of {name} is {report.verdict.status} by its own checks.")
+    if report.damaged:
+        said.append(f"{text.plural(len(report.damaged), 'file')} of {name} could not be read.")
+    if not report.complete:
+        said.append(f"Only {report.n:,} of {report.n_expected:,} samples of {name} were measured.")
+    return said
 
 
 def _json(change: Change) -> dict[str, Any]:

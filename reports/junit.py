@@ -16,18 +16,20 @@ _CONTROL = re.compile(r"[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 def of(report: "Report", gates: Sequence[Gate] = ()) -> str:
-    """One suite: a test for each gate, one for the run being whole, one for each attack and one for
-    the verdict; UTF-8 with a declaration, ending in a newline.
+    """One suite: two tests for each gate, one for the run being whole, one for each attack and one
+    for the verdict; UTF-8 with a declaration, ending in a newline.
 
     A gate that did not hold is a failure, samples that were not measured and files that could not
     be read are an error. Nothing else fails, so that the tests agree with the exit code: a broken
-    sample is what an attack is for, and a verdict is for people to read. The figures are properties
+    sample is what an attack is for, and a verdict is for people to read. That a gate may not mean
+    what it seems to is the second test of it, skipped with the reasons. The figures are properties
     of the suite; `time` is in seconds.
 
     The attributes and their order are those of the schema that Ant and Jenkins know.
     """
     cases = [
         *(_gate(gate) for gate in gates),
+        *(_cautions(gate) for gate in gates),
         _whole(report),
         *(
             _case("robust.attack", attack["label"], attack["seconds"] or 0.0)
@@ -76,7 +78,15 @@ def _gate(gate: Gate) -> ET.Element:
     case = _case("robust.gate", gate.name)
     if not gate.passed:
         told = {"message": _clean(gate.told), "type": "gate"}
-        ET.SubElement(case, "failure", told).text = _clean(gate.told)
+        lines = [gate.told, *gate.cautions]
+        ET.SubElement(case, "failure", told).text = _clean("\n".join(lines))
+    return case
+
+
+def _cautions(gate: Gate) -> ET.Element:
+    case = _case("robust.caution", f"nothing speaks against what {gate.name} says")
+    if gate.cautions:
+        ET.SubElement(case, "skipped", {"message": _clean(" ".join(gate.cautions))})
     return case
 
 
@@ -134,7 +144,9 @@ def _output(report: "Report", gates: Sequence[Gate]) -> str:
     ]
     if report.verdict is not None:
         lines += [f"verdict: {report.verdict.status}", *report.verdict.reasons]
-    lines += [f"{gate.name}: {'held' if gate.passed else 'did not hold'}" for gate in gates]
+    for gate in gates:
+        held = "held" if gate.passed else "did not hold"
+        lines.append(" ".join([f"{gate.name}: {held}.", *gate.cautions]))
     return "\n".join(lines)
 
 

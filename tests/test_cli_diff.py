@@ -100,6 +100,8 @@ def test_a_run_that_is_worse_than_its_base_fails_and_says_so_in_junit(runs, tmp_
     (failed,) = [name for name, case in cases.items() if case.find("failure") is not None]
     assert failed == f"--fail-if-worse-than {folder / 'weak'}"
     assert cases["--fail-under 0.01"].find("failure") is None
+    caution = cases[f"nothing speaks against what {failed} says"].find("skipped")
+    assert "other attacks" in caution.attrib["message"]
     assert (tmp_path / "run" / "report.json").exists()
 
 

@@ -38,7 +38,9 @@ class Gating:
             raise RobustError(f"--junit {self._junit}: there is no folder {self._junit.parent}")
 
     def exit_code(self, report: Report) -> int:
-        """1 if a gate does not hold, and a line on stderr for each that does not; 0 else."""
+        """1 if a gate does not hold, 0 else; a line on stderr for each, and one for each reason why
+        that may not mean what it seems to.
+        """
         gates = list[Gate]()
         if self._under is not None:
             gates.append(fail_under(report, self._under))
@@ -54,6 +56,8 @@ class Gating:
         if not self._quiet:
             for gate in gates:
                 click.echo(f"robust: {gate.told}", err=True)
+            for caution in dict.fromkeys(caution for gate in gates for caution in gate.cautions):
+                click.echo(f"robust: caution: {caution}", err=True)
         return 1 if failed else 0
 
 

@@ -161,13 +161,14 @@ def test_weaker_attacks_and_doubtful_figures_are_warned_of() -> None:
     weak["spec"]["attacks"][0]["params"] = {"steps": 10}
     found = Difference(attacked([]), attacked([], record=weak))
     assert found.cautions == [
-        "The attacks of the second run are weaker: it may only look more robust."
+        "The attacks of the second run are weaker than those of the first run: it may only look "
+        "more robust."
     ]
     assert "stronger" in Difference(attacked([], record=weak), attacked([])).cautions[0]
     damaged = {**run(["first"], n=2 * N), "damage": {"shards/00001.h5": "it is empty"}}
     said = Difference(attacked([]), attacked([], record=damaged)).cautions
     assert "1 file of the second run could not be read." in said
-    assert "The second run is incomplete: 60 of 120 samples." in said
+    assert "Only 60 of 120 samples of the second run were measured." in said
 
 
 def test_random_models_are_compared_by_their_shares() -> None:

@@ -7,7 +7,9 @@ import pytest
 from report_kinds import RUNS, defended_record, defended_shard, kinds
 from synthetic import run, ten
 
+from robust.commands.gating import Gating
 from robust.reports import junit
+from robust.reports.checks import Verdict
 from robust.reports.diff import Difference
 from robust.reports.gates import Gate, fail_if_worse_than, fail_under
 from robust.reports.summary import Report
@@ -106,3 +108,63 @@ def test_a_random_model_can_be_gated() -> None:
     after = Report(*RUNS["random"]())
     gate = fail_if_worse_than(Difference(base, after), "base")
     assert "sign-flip test" in gate.told
+
+
+BROKEN = Verdict("broken", ["The attacks stopped early."], masked=None, basis="3 checks applied.")
+
+
+def judged(verdict: Verdict | None, **params: int) -> Report:
+    """A run with that verdict, whose first attack has these parameters."""
+    record = run(n=10)
+    record["spec"]["attacks"][0]["params"] |= params
+    report = Report(record, [ten()])
+    report.__dict__["verdict"] = verdict  # in place of what the checks say
+    return report
+
+
+def test_a_gate_that_holds_on_a_figure_not_to_be_trusted_says_so() -> None:
+    broken = judged(BROKEN)
+    own = "The figure of this run is broken by its own checks."
+    gate = fail_under(broken, 0.1)
+    assert (gate.passed, gate.cautions) == (True, (own,))
+    weak = judged(BROKEN, steps=1)
+    pair = fail_if_worse_than(Difference(judged(BROKEN), weak), "runs/base")
+    assert pair.passed
+    assert pair.cautions == (
+        "The attacks of this run are weaker than those of runs/base: it may only look more robust.",
+        "The figure of runs/base is broken by its own checks.",
+        own,
+    )
+    for trusted in (None, Verdict("trustworthy", [], masked=False, basis="")):
+        assert fail_under(judged(trusted), 0.1).cautions == ()
+        same = Difference(judged(trusted), judged(trusted))
+        assert fail_if_worse_than(same, "runs/base").cautions == ()
+
+
+def test_what_speaks_against_a_gate_is_skipped_beside_it_and_fails_nothing() -> None:
+    report = judged(BROKEN)
+    gates = [fail_under(report, 0.1), fail_under(report, 0.9)]
+    root = parsed(junit.of(report, [*gates, Gate("--fail-under 0.2", True, "it holds")]))
+    cases = [case for case in root.iter("testcase") if case.attrib["classname"] == "robust.caution"]
+    assert len(cases) == 3
+    skipped = [case.find("skipped") for case in cases]
+    assert [one is not None for one in skipped] == [True, True, False]
+    assert skipped[0].attrib["message"] == gates[0].cautions[0]
+    (failure,) = root.iter("failure")
+    assert gates[1].told in failure.text
+    assert "broken by its own checks" in failure.text
+    output = root.findtext(".//system-out") or ""
+    assert "--fail-under 0.1: held. The figure of this run is broken" in output
+
+
+def test_a_caution_is_told_once_and_changes_no_exit_code(tmp_path, capsys) -> None:
+    options = {"fail_under": 0.1, "fail_if_worse_than": None, "junit": None, "quiet": False}
+    gating = Gating(options, tmp_path / "run", None)
+    gating._base, gating._path = judged(None), "runs/base"
+    assert gating.exit_code(judged(BROKEN, steps=1)) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[2:] == [
+        "robust: caution: The figure of this run is broken by its own checks.",
+        "robust: caution: The attacks of this run are weaker than those of runs/base: it may only "
+        "look more robust.",
+    ]
