@@ -58,7 +58,7 @@ class Bracket:
             norm = text.norm(ours["threat"]["norm"])
             return f"Certificates hold in L2, and the attacks were bounded in {norm}."
         digest = ours["model"].get("sha256")
-        if digest is None or digest != theirs["model"].get("sha256"):
+        if not digest or digest != theirs["model"].get("sha256"):
             return "The certificates are of another model than the one that was attacked."
         if ours["data"].get("fingerprint") != theirs["data"].get("fingerprint"):
             return "The certificates are of other data than those that were attacked."

@@ -27,8 +27,10 @@ def of(run: Evaluation) -> dict[str, Any]:
     """
     x = run.source.batch(run.source.ids[:_SAMPLES]).x.to(run.device)
     model = run.model
-    own = model.model if isinstance(model, Oracle) else model
-    found: dict[str, Any] = {"model": count(own, x, backward=not isinstance(model, Oracle))}
+    if isinstance(model, Oracle):  # whose every answer is counted, and may cost money
+        found: dict[str, Any] = {"model": {"why": "The model can only be asked."}}
+    else:
+        found = {"model": count(model, x)}
     if isinstance(model, Defended) and model.exposed is not model.model:
         found["exposed"] = count(model.exposed, x)
     if run.surrogates:

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import robust
 from robust import energy, flops
-from robust.core.oracle import Oracle
 from robust.models import Called
 
 # One 3 × 3 convolution from 2 to 4 channels on 5 × 5 (padded), and a linear layer to 3 classes.
@@ -122,21 +121,21 @@ def test_surrogates_count_in_place_of_the_model() -> None:
     assert attack["flops"] == mean * (attack["forwards"] + attack["backwards"])
 
 
-def test_an_oracle_counts_forwards_and_a_model_that_fails_none() -> None:
-    torch.manual_seed(0)
+def test_an_oracle_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: Any) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(flops, "count", asked)
     report = evaluated(Net().eval(), "square,queries=20", access="scores")
-    (attack,) = report.attacks
-    assert attack["flops"] == (CONV + LINEAR) * attack["forwards"]
+    assert report.attacks[0]["flops"] is None
+    assert report.to_json()["flops_each"]["model"]["why"] == "The model can only be asked."
+
+
+def test_a_model_that_fails_counts_none() -> None:
     unknown = evaluated(Elementwise())
     assert unknown.attacks[0]["flops"] is None
     assert unknown.to_json()["flops"] is None
     assert "nothing that torch" in unknown.to_json()["flops_each"]["model"]["why"]
-
-
-def test_counting_asks_an_oracle_nothing() -> None:
-    oracle = Oracle(Net().eval())
-    flops.count(oracle.model, X)
-    assert oracle.asked == 0
 
 
 # Energy

@@ -50,6 +50,12 @@ def test_every_package_goes_into_the_wheel():
 
     root = Path(__file__).parents[1]
     setup = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {f"robust.{path.parent.name}" for path in root.glob("robust/*/__init__.py")}
-    outside = {"robust.attacks", "robust.defenses", "robust.reports"}
-    assert set(setup["packages"]) == {"robust", *folders, *outside}
+    folders = {
+        ".".join(path.parent.relative_to(root).parts) for path in root.glob("robust/**/__init__.py")
+    }
+    outside = {
+        ".".join(("robust", *path.parent.relative_to(root).parts))
+        for name in ("attacks", "defenses", "reports")
+        for path in root.glob(f"{name}/**/__init__.py")
+    }
+    assert set(setup["packages"]) == {*folders, *outside}

@@ -20,8 +20,10 @@ from .evidence import Question, Reference, more_often, proven, soft, weight_of
 if TYPE_CHECKING:
     from ..summary import Report
 
-_TENTH = 0.1  # of what gradients left, and random search proves to break
-_NOISE = 0.01  # the same of noise, which does not search at all
+# Of what gradients left: the share that is proven to break, and the fewest samples, for luck breaks
+# one of a few.
+_SEARCH = 0.1, 3  # by random search
+_NOISE = 0.01, 2  # by noise, which does not search at all
 _UNBOUNDED = 0.01  # of the samples, that stand without a bound
 _ITERATIVE = 2  # gradients for a sample, from which an attack iterates
 _MANY = 2  # samples that stand at any eps: one may be a matter of luck
@@ -39,7 +41,7 @@ def checks(report: "Report") -> list[Check]:
         return [q.without(found) for q in (ONE_STEP, BLACK_BOX, UNBOUNDED, SAMPLING, LARGER)]
     return [
         one_step(found, report),
-        _against(found, BLACK_BOX, "random-search", "Random search", _TENTH),
+        _against(found, BLACK_BOX, "random-search", "Random search", _SEARCH),
         unbounded(found),
         _against(found, SAMPLING, "noise", "Noise", _NOISE),
         larger_eps(found, report),
@@ -93,8 +95,14 @@ def _steps(report: "Report") -> float | None:
     return max(taken) if taken else None
 
 
-def _against(found: Reference, question: Question, name: str, who: str, much: float) -> Check:
-    """What does without gradients, on what naive gradients left: is more than `much` proven?"""
+def _against(
+    found: Reference, question: Question, name: str, who: str, bar: tuple[float, int]
+) -> Check:
+    """What does without gradients, on what naive gradients left.
+
+    bar     the share that must be proven for masking, and the fewest samples
+    """
+    much, least = bar
     for needed in (name, "plain"):
         if not found.ran(needed):
             return question.without(found.why(needed))
@@ -110,10 +118,17 @@ def _against(found: Reference, question: Question, name: str, who: str, much: fl
         fine = f"{who} finds little that gradients miss: not so much as where they are masked."
     return _judged(
         question, found, name, figure=figure, value=gained / left if left else 0.0, who=who,
-        masked=left > 0 and proven(gained, left) > much, fine=fine,
-        sign=f"{who} breaks much of what gradients leave, so that they do not lead where they "
-        "should.",
+        masked=gained >= least and proven(gained, left) > much, fine=fine,
+        sign=f"{who} breaks {_measure(much)} of what gradients leave, so that they do not lead "
+        "where they should.",
     )  # fmt: skip
+
+
+def _measure(much: float) -> str:
+    """More than `much` of them, in words: noise that breaks a few says as much as a search that
+    breaks many.
+    """
+    return "much" if much >= _SEARCH[0] else "some"
 
 
 def unbounded(found: Reference) -> Check:

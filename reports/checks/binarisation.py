@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..summary import Report
 
 _MISSED = 0.05  # share of problems that a sound attack may miss
+_FEW = 5  # problems: fewer prove nothing either way
 _MOST = 0.5  # share from which an attack as good as fails, or chance as good as solves
 
 _NEEDED = frozenset(
@@ -30,7 +31,7 @@ def binarisation(report: "Report", facts: dict[str, Any]) -> Check:
 
     Of the paper's own problems that is "broken" where they miss more than half, or solve no more
     than random points do, else "doubtful"; of the harder ones "doubtful". A test that random points
-    pass says nothing, unless the attacks fail it.
+    pass says nothing, unless the attacks fail it, and neither do fewer than five problems.
     """
     n, solved, chance = (int(facts[name]) for name in ("samples", "solved", "by_chance"))
     if all(attack["refused"] for attack in facts["attacks"]):
@@ -58,9 +59,14 @@ def binarisation(report: "Report", facts: dict[str, Any]) -> Check:
             "steps reaches with room to spare: they stop short of what the model allows."
         )
         return TEST.failed(figure, meaning, hard_solved / hard, weight=soft(report))
-    if chance > _MOST * n and not hard:
+    lucky, of = (int(facts["hard_by_chance"]), hard) if hard else (chance, n)
+    if lucky > _MOST * of:
         return TEST.without(
-            f"Random points solve {chance} of {text.plural(n, 'problem')}, too many for a test."
+            f"Random points solve {lucky} of {text.plural(of, 'problem')}, too many for a test."
+        )
+    if n < _FEW:
+        return TEST.without(
+            f"Only {text.plural(n, 'such problem')} could be made, too few to tell."
         )
     meaning = "The attacks find adversarial examples wherever some are known to be."
     return TEST.passed(figure, meaning, solved / n)

@@ -27,6 +27,15 @@ def checks(report: "Report") -> list[Check]:
         facts = "None of the attacks is one with gradients that can be followed."
     if isinstance(facts, str):
         return [question.without(facts) for question in (SILENT, INCOMPLETE, TRANSFER)]
+    if report.random:
+        lucky = (
+            "The model answers at random: one lucky answer on the way is no adversarial example."
+        )
+        return [
+            SILENT.without(lucky),
+            incomplete_optimisation(report, facts),
+            TRANSFER.without(lucky),
+        ]
     return [
         silent_success(facts),
         incomplete_optimisation(report, facts),

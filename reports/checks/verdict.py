@@ -25,7 +25,7 @@ GROUPS = {
 _SPEAKS = ("second-opinion", "convergence", "binarisation", "convergence-estimate", "unbounded")
 _MUCH = 0.05  # robust accuracy above which what masks gradients may hide more
 # Checks that looked for more than the run had found: without one of them nothing speaks for it.
-_SOUGHT = ("second-opinion", "convergence", "binarisation")
+_SOUGHT = ("second-opinion", "convergence")
 # What a diagnosis of a model with gradients has measured once it is complete.
 PROBES = ("answers", "gradients", "reference", "traces", "convergence", "binarisation")
 _FEW = 19  # samples: that none of so few is broken leaves 15 % open, at a level of 95 %

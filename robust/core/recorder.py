@@ -29,8 +29,6 @@ class Recorder:
         self._margins: list[Tensor] = []
         self._inside: list[Tensor] = []
         self._near: list[Tensor] = []
-        self._losses: list[Tensor] = []
-        self._lengths: list[Tensor] = []
 
     def see(self, rows: Tensor, z: Tensor, logits: Tensor) -> None:
         """Enter the answers at z (k, …) for the samples `rows`, int64 (k,)."""
@@ -44,11 +42,6 @@ class Recorder:
         self._margins.append(self._column(rows, margin))
         self._inside.append(self._column(rows, torch.where(inside, margin, nowhere)))
         self._near.append(self._column(rows, torch.where(reached & boxed, -distance, nowhere)))
-
-    def climb(self, rows: Tensor, loss: Tensor, gradient: Tensor) -> None:
-        """Enter a step of ascent: the loss (k,) that it raises, and its gradient (k, …)."""
-        self._losses.append(self._column(rows, loss))
-        self._lengths.append(self._column(rows, gradient.flatten(1).double().norm(dim=1)))
 
     @property
     def margins(self) -> Tensor:
@@ -66,16 +59,6 @@ class Recorder:
         float64 (n, answers); NaN elsewhere.
         """
         return -self._joined(self._near)
-
-    @property
-    def losses(self) -> Tensor:
-        """The losses that were raised by gradient, float64 (n, number of steps); NaN likewise."""
-        return self._joined(self._losses)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Euclidean lengths of their gradients, float64 (n, number of steps); NaN likewise."""
-        return self._joined(self._lengths)
 
     def _keep(self, rows: Tensor, z: Tensor, margin: Tensor) -> None:
         """Enter successes, each with its margin; a sample may be among `rows` more than once."""

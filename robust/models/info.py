@@ -83,7 +83,7 @@ def in_memory(
     info = ModelInfo(
         path="",
         kind="in-memory",
-        sha256=hash_module(module),
+        sha256=hash_module(module) if module.state_dict() else "",  # a function has no weights
         arch=type(module).__name__,
         shape=None if shape is None else tuple(shape),
         num_classes=num_classes,

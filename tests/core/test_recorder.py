@@ -6,7 +6,6 @@ from torch import Tensor, nan
 from robust.attacks import PGD
 from robust.core.eot import EOT
 from robust.core.goal import Goal
-from robust.core.losses import margin
 from robust.core.recorder import Recorder
 from robust.core.threat import Linf
 from robust.core.victim import Victim
@@ -75,14 +74,6 @@ def test_answers_that_are_nan_count_as_none():
     assert same(recorder.margins, [[nan], [1], [nan]])
 
 
-def test_steps_of_ascent_are_kept_with_the_lengths_of_their_gradients():
-    recorder = Recorder(X, GOAL, THREAT)
-    victim = Victim(model, 3, recorder=recorder)
-    victim[torch.tensor([0, 2])].gradient(X[:2], margin, GOAL[torch.tensor([0, 2])])
-    assert same(recorder.losses, [[-1], [nan], [-1]])
-    assert same(recorder.lengths, [[10], [nan], [10]])
-
-
 def test_of_draws_the_mean_is_an_answer_and_no_single_one():
     draws = iter([1.0, -2.0, -2.0, 1.0] * 3)
 
@@ -99,6 +90,6 @@ def test_of_draws_the_mean_is_an_answer_and_no_single_one():
 
 def test_nothing_seen_leaves_empty_traces():
     recorder = Recorder(X, GOAL, THREAT)
-    for columns in (recorder.margins, recorder.inside, recorder.distances, recorder.losses):
+    for columns in (recorder.margins, recorder.inside, recorder.distances):
         assert columns.shape == (3, 0)
     assert recorder.asked.tolist() == [0, 0, 0]

@@ -67,7 +67,8 @@ def test_what_passed_speaks_for_it():
 def test_it_is_not_trustworthy_where_nothing_looked_for_more():
     assert verdict(replace(FINE, key="convergence-estimate")) is None
     assert verdict(replace(FINE, key="convergence-estimate", status="failed", weight="doubtful"))
-    assert verdict(replace(FINE, key="binarisation")).status == "trustworthy"
+    assert verdict(replace(FINE, key="binarisation")) is None
+    assert verdict(replace(FINE, key="convergence")).status == "trustworthy"
 
 
 def test_a_diagnosis_that_is_not_complete_leaves_a_doubt():
