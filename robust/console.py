@@ -290,12 +290,25 @@ def follow(events: Iterable[Any], progress: Any, *, quiet: bool) -> Iterator[Any
             yield event
 
 
+class _Results(Console):
+    """What is told on stdout at the end. A terminal has lines of its width; a log keeps each thing
+    that is said on one line, to be searched.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False)
+
+    def say(self, words: str | Text, *, style: str | None = None, wrap: bool = True) -> None:
+        """One line; `wrap` says whether a terminal may break it."""
+        self.print(words, style=style, soft_wrap=not (wrap and self.is_terminal))
+
+
 def training_results(
     done: training.TrainDone, out: str, report: str, following: str, note: str | None = None
 ) -> None:
     """What a finished training run has made, on stdout, what is to be said of it, and the command
     that comes next."""
-    console = Console(highlight=False, markup=False)
+    console = _Results()
     row = done.row
     early = ", stopped early" if done.stopped_early else ""
     sets = "val_jaccard" in row
@@ -311,25 +324,25 @@ def training_results(
             f"validation accuracy {row['val_accuracy']:.1%}, robust "
             f"{row['val_robust_accuracy']:.1%}"
         )
-    console.print(
+    console.say(
         f"{done.epochs} epochs in {duration(done.seconds)}{early}; best is epoch {row['epoch']}: "
         + figures
     )
     if note:
-        console.print(f"note: {plain(note)}", style="bold yellow")
-    console.print(f"model: {out}", soft_wrap=True)
-    console.print(f"report: {report}", soft_wrap=True)
+        console.say(f"note: {plain(note)}", style="bold yellow")
+    console.say(f"model: {out}", wrap=False)
+    console.say(f"report: {report}", wrap=False)
     if not sets:
-        console.print(f"next: {following}", soft_wrap=True)
+        console.say(f"next: {following}", wrap=False)
 
 
 def attack_results(report: Any, where: str | None) -> None:
     """The figures of a finished attack run, on stdout."""
-    console = Console(highlight=False, markup=False)
+    console = _Results()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("attack", overflow="fold")
     oracle = report.oracle
-    spending = "queries (mean / median)" if oracle else "f / b per sample"
+    spending = "queries of a success (mean / median)" if oracle else "f / b per sample"
     for name in ("given", "broken", "robust", spending, "time"):
         table.add_column(name, justify="right", no_wrap=name != spending)
     for attack in report.attacks:
@@ -349,7 +362,7 @@ def attack_results(report: Any, where: str | None) -> None:
     console.print(table)
     low, high = report.robust_accuracy_ci
     draws = f", means over {report.spec['checks']} draws" if report.random else ""
-    console.print(
+    console.say(
         Text.assemble(
             f"clean accuracy {report.clean_accuracy:.1%}, ",
             (f"robust accuracy {report.robust_accuracy:.1%}", "bold"),
@@ -358,35 +371,39 @@ def attack_results(report: Any, where: str | None) -> None:
     )
     if report.naive_accuracy is not None:
         low, high = report.naive_accuracy_ci
-        console.print(
+        console.say(
             f"naive accuracy {report.naive_accuracy:.1%} (95% interval {low:.1%} to {high:.1%}): "
             "what attacks leave that know of no defense"
         )
     if oracle:
         known = f" ({oracle['repeated']:,} answers were known)" if oracle["repeated"] else ""
         price = f", {report.priced}" if report.priced else ""
-        console.print(f"asked the model {oracle['asked']:,} times in all{known}{price}")
+        console.say(f"asked the model {oracle['asked']:,} times in all{known}{price}")
     _verdict(console, report.verdict)
     for note in report.notes:
         style = "bold yellow" if note == report.false_security_words else "yellow"
-        console.print(f"note: {plain(note)}", style=style)
+        console.say(f"note: {plain(note)}", style=style)
     if where:
-        console.print(f"report: {where}", soft_wrap=True)
+        console.say(f"report: {where}", wrap=False)
 
 
 _STYLES = {"trustworthy": "green", "doubtful": "bold yellow", "broken": "bold red"}
 
 
-def _verdict(console: Console, verdict: Any) -> None:
+def _verdict(console: _Results, verdict: Any) -> None:
     """Whether the figures can be trusted, with the gravest reasons if not."""
     if verdict is None:
         return
     masked = "; the model masks its gradients" if verdict.masked else ""
-    console.print(f"verdict: {verdict.status}{masked}", style=_STYLES[verdict.status])
+    console.say(f"verdict: {verdict.status}{masked}", style=_STYLES[verdict.status])
     if verdict.status != "trustworthy":
         reasons = [plain(reason) for reason in verdict.reasons[:3]]
         if len(verdict.reasons) > 3:
             reasons.append(f"and {len(verdict.reasons) - 3} more, in the report")
+        if not console.is_terminal:
+            for reason in reasons:
+                console.say(f"  - {reason}")
+            return
         listed = Table.grid(padding=(0, 1, 0, 0))
         for reason in reasons:
             listed.add_row("  -", reason)

@@ -70,7 +70,7 @@ def judge(report: "Report", checks: Sequence[Check]) -> Verdict | None:
     masked = any(check.failed for check in masking) if masking else None
     broken = [said(check) for check in applied if check.failed and check.weight == "broken"]
     doubtful = [said(check) for check in applied if check.failed and check.weight == "doubtful"]
-    doubtful += _left_open(report, masked=bool(masked))
+    doubtful += [*_left_open(report, masked=bool(masked)), *_not_there(report)]
     if not (sought or broken or doubtful):
         return None
     status: Status = "broken" if broken else "doubtful" if doubtful else "trustworthy"
@@ -101,6 +101,14 @@ def _left_open(report: "Report", *, masked: bool) -> list[str]:
         )
     found += _not_looked_at(report)
     return found
+
+
+def _not_there(report: "Report") -> list[str]:
+    if report.complete:
+        return []
+    return [
+        f"Of {report.n_expected:,} samples {report.n:,} are there: the number is one of those alone."
+    ]
 
 
 def _not_looked_at(report: "Report") -> list[str]:

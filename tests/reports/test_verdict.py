@@ -86,6 +86,13 @@ def test_a_diagnosis_that_is_not_complete_leaves_a_doubt():
     assert set(PROBES) | {"transfer"} == set(probes.PROBES)
 
 
+def test_samples_that_are_not_there_leave_a_doubt():
+    found = verdict(FINE, n=12)
+    assert found.status == "doubtful"
+    assert found.reasons == ["Of 12 samples 10 are there: the number is one of those alone."]
+    assert verdict(FINE, n=10).status == "trustworthy"
+
+
 def test_very_few_samples_leave_a_doubt():
     few = {name: {**facts, "n": 18} for name, facts in WHOLE.items()}
     assert "Only 18 samples" in verdict(FINE, diagnosis=few).reasons[0]
