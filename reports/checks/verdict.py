@@ -106,9 +106,8 @@ def _left_open(report: "Report", *, masked: bool) -> list[str]:
 def _not_there(report: "Report") -> list[str]:
     if report.complete:
         return []
-    return [
-        f"Of {report.n_expected:,} samples {report.n:,} are there: the number is one of those alone."
-    ]
+    there = f"Of {report.n_expected:,} samples {report.n:,} are there"
+    return [f"{there}: the number is one of those alone."]
 
 
 def _not_looked_at(report: "Report") -> list[str]:
