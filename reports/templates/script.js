@@ -4,8 +4,10 @@ Sorting
   table[data-sortable]           the heads in the last row of its thead get buttons, which sort by
                                  their column: ascending, descending, as it was; aria-sort says it
     th[data-unsorted]            no button
-    td|th[data-value]            what to sort by in place of the text; a number where all are, ""
-                                 where there is none (always last)
+    td|th[data-value]            what to sort by in place of the text, which is all but what is
+                                 in <small>; a number where all of a column are, "" where there
+                                 is none (always last)
+    th[scope=row], .words        names: a number only where nothing stands beside it
     tr[data-pinned]              keeps its place at the beginning or the end of its tbody
 
 Filters
@@ -43,7 +45,13 @@ const say = words => { status.textContent = words; };
 
 // Sorting
 
-const NUMBER = /^[\s<>≤≥±×+]*([-−]?(?:[\d,]*\.)?[\d,]+(?:e[-+]?\d+)?)(?:\/(\d+))?/i;
+// A number, and after it nothing, a unit, or what figures have beside them: "12 (15)", "3 / 8",
+// "43–57". Neither a date nor "3 cats" is one.
+const NUMBER = new RegExp(
+  /^[\s<>≤≥±×+]*([-−]?(?:[\d,]*\.)?[\d,]+(?:e[-+]?\d+)?)(?:\/(\d+))?/.source
+  + /(?=$|\s*[%(±–]|\s+\/|\s*(?:[kMGT]|m?s|min|h|points?)(?!\w))/.source,
+);
+const ALONE = /^[-−+]?[\d,.]+(?:e[-+]?\d+)?$/;
 
 function number(text) {
   const found = NUMBER.exec(text);
@@ -53,16 +61,22 @@ function number(text) {
 }
 
 function keyOf(cell) {
-  const text = (cell?.dataset.value ?? cell?.textContent ?? "").trim();
+  const nodes = [...(cell?.childNodes ?? [])].filter(node => node.nodeName !== "SMALL");
+  const text = (cell?.dataset.value ?? nodes.map(node => node.textContent).join("")).trim();
   return /^[–·—]?$/.test(text) ? null : text;
 }
 
+function valueOf(cell, key) {
+  return cell.matches("th[scope=row], .words") && !ALONE.test(key) ? NaN : number(key);
+}
+
 function sorted(rows, column, falling) {
-  const keyed = rows.map(row => ({ row, key: keyOf(row.cells[column]) }));
+  const keyed = rows.map(row => ({ row, cell: row.cells[column], key: keyOf(row.cells[column]) }));
   const there = keyed.filter(({ key }) => key !== null);
-  const numbers = there.every(({ key }) => !Number.isNaN(number(key)));
+  for (const one of there) one.value = valueOf(one.cell, one.key);
+  const numbers = there.every(({ value }) => !Number.isNaN(value));
   const compare = numbers
-    ? (a, b) => number(a.key) - number(b.key)
+    ? (a, b) => a.value - b.value
     : (a, b) => a.key.localeCompare(b.key, "en", { numeric: true });
   there.sort((a, b) => (falling ? compare(b, a) : compare(a, b)));
   return [...there, ...keyed.filter(({ key }) => key === null)].map(({ row }) => row);

@@ -143,3 +143,14 @@ def test_what_opens_is_a_report(open_page: Any) -> None:
     hrefs = page.locator(f"{TABLE} th a").evaluate_all("all => all.map(a => a.protocol)")
     assert set(hrefs) == {"file:"}
     assert column(page, TABLE, 1)[0].startswith("1")
+
+
+def test_runs_are_sorted_by_date(open_page: Any) -> None:
+    days = {"new": "2026-11-24T01", "old": "2026-01-02T09", "later": "2026-01-02T10"}
+    entries = [
+        dataclasses.replace(made(name, model={"sha256": name}), created=f"{day}:00:00+00:00")
+        for name, day in days.items()
+    ]
+    page = open_page(render_leaderboard(Leaderboard(entries)))
+    page.locator(f"{TABLE} th", has_text="date").get_by_role("button").click()
+    assert names(page) == ["old", "later", "new"]

@@ -355,3 +355,24 @@ def test_paper_says_what_terms_mean_where_they_first_stand(open_page: Any) -> No
     for part in ("95 of 100", "Every single value", "largest softmax probability"):
         assert any(part in meaning for meaning in meanings), part
     assert page.locator("h1 [popover]:visible").count() == 0
+
+
+DATED = """<table data-sortable><thead><tr><th scope="col">name</th><th scope="col">day</th>
+<th scope="col">median</th></tr></thead><tbody>
+<tr><th scope="row">3 dogs</th><td>2026-11-24</td><td>12 (15)<small>9–14</small></td></tr>
+<tr><th scope="row">3 (cats)</th><td>2026-01-02</td><td>9 (11)<small>8–10</small></td></tr>
+<tr><th scope="row">20 apes<small>best</small></th><td>2025-12-31</td><td>1,200 (3)</td></tr>
+</tbody></table></main>"""
+
+
+def test_a_number_is_one_only_where_nothing_but_a_unit_follows(open_page: Any) -> None:
+    page = open_page(render(evil()).replace("</main>", DATED))
+    table = "main > table"
+    heads = page.locator(f"{table} thead th").get_by_role("button")
+    heads.nth(1).click()
+    assert column(page, table, 2) == ["2025-12-31", "2026-01-02", "2026-11-24"]
+    heads.nth(0).click()
+    first = [name.split("\n")[0] for name in column(page, table, 1)]
+    assert [name.removesuffix("best") for name in first] == ["3 (cats)", "3 dogs", "20 apes"]
+    heads.nth(2).click()  # what stands small beneath a figure is no part of it
+    assert [cell.split(" ")[0] for cell in column(page, table, 3)] == ["9", "12", "1,200"]
