@@ -200,3 +200,21 @@ def test_hostile_names_of_folders_stay_links_to_reports(runs):
     assert 'href="javascript%3Aalert%28%221%22%29%26%3Cb%3E/report.html"' in page
     assert "<b>/report" not in page
     assert 'href="javascript:' not in page
+
+
+def test_damage_and_what_is_missing_are_told(runs):
+    shards = sorted((runs / "a-pgd/shards").glob("*.h5"))
+    done = run("report", runs / "a-pgd")
+    assert "n = 40" in done.stdout
+    assert " of 40" not in done.stdout
+    assert done.stderr == ""
+    whole = shards[-1].read_bytes()
+    shards[-1].write_bytes(whole[:-100])
+    done = run("report", runs / "a-pgd")
+    assert f"{shards[-1].name}: it was cut short or changed" in done.stderr
+    assert "--resume" in done.stderr
+    assert (" of 40" in done.stdout) == (len(shards) > 1)
+    shutil.rmtree(runs / "a-pgd/shards")
+    done = run("report", runs / "a-pgd")
+    assert "nothing was measured" in done.stdout
+    assert "nan" not in done.stdout

@@ -63,7 +63,7 @@ def judge(report: "Report", checks: Sequence[Check]) -> Verdict | None:
     run had found, as of models that can only be asked.
     """
     applied = [check for check in checks if check.status != "not applicable"]
-    if not applied:
+    if not (applied and report.n):
         return None
     sought = any(check.key in _SOUGHT for check in applied)
     masking = [check for check in applied if check.masking]

@@ -200,9 +200,21 @@ def _write_other(folder: RunFolder) -> None:
 
 def _write(folder: RunFolder, proven: Certificates | None) -> Report:
     report = api.write_report(folder, proven)
-    low, high = report.robust_accuracy_ci
-    click.echo(
-        f"{folder.path / 'report.html'}  clean {report.clean_accuracy:.1%}  robust "
-        f"{report.robust_accuracy:.1%} ({low:.1%} to {high:.1%})  n = {report.n}"
-    )
+    told = "nothing was measured"
+    if report.n:
+        low, high = report.robust_accuracy_ci
+        of = "" if report.complete else f" of {report.n_expected}"
+        told = (
+            f"clean {report.clean_accuracy:.1%}  robust {report.robust_accuracy:.1%} ({low:.1%} to "
+            f"{high:.1%})  n = {report.n}{of}"
+        )
+    if report.verdict is not None:
+        told += f"  {report.verdict.status}"
+    click.echo(f"{folder.path / 'report.html'}  {told}")
+    for one in report.damaged:
+        click.echo(
+            f"robust: {folder.path / one['file']}: {one['why']}; repeat the run with --resume, and "
+            "it is made again",
+            err=True,
+        )
     return report

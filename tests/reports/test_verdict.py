@@ -42,6 +42,11 @@ def test_nothing_to_look_at_gives_no_verdict():
     assert verdict(not_applicable("softmax", "autoattack", "Outputs", "It only answers.")) is None
 
 
+def test_a_run_without_a_sample_has_no_verdict():
+    record = {**run(["pgd"]), "diagnose": "subset", "diagnosis": WHOLE}
+    assert judge(Report(record, []), [FINE, GRAVE]) is None
+
+
 def test_the_gravest_failure_decides_and_comes_first():
     assert verdict(FINE).status == "trustworthy"
     assert verdict(FINE, QUIET).status == "trustworthy"
