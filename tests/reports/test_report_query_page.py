@@ -302,13 +302,15 @@ def test_results_on_the_console(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     out = shown(report(queries=2000), capsys)
-    assert "queries (mean / median)" in out
+    assert "queries of a success (mean / median)" in out
     assert re.search(r"near +5 +3 +50.0% +57 / 50 +1.5 s", out)
     assert "f / b" not in out
-    flat = " ".join(out.split())
-    assert "asked the model 624 times in all (40 answers were known), at 1.5 per 1,000" in flat
-    assert "queries: 0.94" in flat
-    assert all(len(line) <= 80 for line in out.splitlines())
+    table, _, said = out.partition("clean accuracy ")
+    assert all(len(line) <= 80 for line in table.splitlines())
+    told = (
+        "asked the model 624 times in all (40 answers were known), at 1.5 per 1,000 queries: 0.94"
+    )
+    assert told in said.splitlines()
     record, given = asked()
     given.repeated = 0
     given.attacks[0].success[:] = False
