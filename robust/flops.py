@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .core.defended import Defended, answer_of
 from .core.goal import as_logits
-from .core.oracle import Oracle, Remote
+from .core.oracle import Oracle
 from .core.rng import seeded
 from .evaluation import Evaluation
 from .preflight import frozen
@@ -38,17 +38,15 @@ def of(run: Evaluation) -> dict[str, Any]:
     return found
 
 
-def count(model: nn.Module, x: Tensor, *, backward: bool = True) -> dict[str, Any]:
+def count(model: nn.Module, x: Tensor) -> dict[str, Any]:
     """Operations for one sample of x (n, …): multiplications and additions count one each, those of
     matrix products, convolutions and attention alone, as torch counts them.
 
-    backward    count a gradient with respect to the input as well; None where there is none
+    `backward` is a gradient with respect to the input; None where there is none.
     """
-    if isinstance(model, Remote):
-        return {"why": "The model runs elsewhere."}
     try:
         with seeded(0, "flops"), frozen(model):
-            forward, behind = _passes(model, x, backward=backward)
+            forward, behind = _passes(model, x)
     except Exception as error:  # whatever a model does that a counter cannot take
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return {"why": f"torch's counter fails on the model ({line[:200]})."}
@@ -57,12 +55,12 @@ def count(model: nn.Module, x: Tensor, *, backward: bool = True) -> dict[str, An
     return {"forward": forward // len(x), "backward": None if behind is None else behind // len(x)}
 
 
-def _passes(model: nn.Module, x: Tensor, *, backward: bool) -> tuple[int, int | None]:
-    x = x.detach().clone().requires_grad_(backward)
-    with torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counter:
+def _passes(model: nn.Module, x: Tensor) -> tuple[int, int | None]:
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         logits = as_logits(answer_of(model, x), len(x))
     forward = int(counter.get_total_flops())
-    if not (backward and logits.requires_grad):
+    if not logits.requires_grad:
         return forward, None
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(logits.sum(), x, allow_unused=True)
